@@ -1,0 +1,69 @@
+"""The multicore backend: tasks run in worker processes on this machine.
+
+from pools_multicore import MulticorePool
+
+with MulticorePool(4) as pool:
+    pool.map(crunch, items)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pools_core.config import ConfigSource
+    from pools_core.cpus import cpu_count as cpu_count
+    from pools_multicore.pool import MulticorePool as MulticorePool
+    from pools_multicore.settings import MulticoreSettings as MulticoreSettings
+
+__all__ = ["MakePool", "MulticorePool", "MulticoreSettings", "RunMain", "capabilities", "cpu_count"]
+
+capabilities: Final = frozenset({"cpu_ids", "daemon", "n_jobs", "start_method", "task_timeout"})
+"""Options that this backend can honour beyond the basics."""
+
+
+def MakePool(config: ConfigSource = None, **options: Any) -> MulticorePool:
+    """Return a new pool of worker processes.
+
+    Args:
+        config: a path, a mapping of sections, or None; its section ``[multicore]`` is read.
+        options: those of ``MulticorePool``; they win over the config.
+
+    Raises:
+        ConfigError, UnsupportedOptionError, TypeError, ValueError: see ``pools_core.MakePool``.
+    """
+    from pools_core.config import as_options, settings
+    from pools_multicore.pool import MulticorePool
+    from pools_multicore.settings import MulticoreSettings
+
+    return MulticorePool(**as_options(settings(MulticoreSettings, "multicore", config, options)))
+
+
+def RunMain(argv: Sequence[str] | None = None) -> int:
+    """Run the command ``pools multicore`` and return its exit status.
+
+    Args:
+        argv: what follows the backend's name; default the arguments of the process.
+    """
+    from pools_multicore.cli import main
+
+    return main(argv)
+
+
+def __getattr__(name: str) -> Any:
+    # A child process imports this package first; what it does not need, it does not load.
+    if name == "MulticorePool":
+        from pools_multicore.pool import MulticorePool
+
+        return MulticorePool
+    if name == "cpu_count":
+        from pools_core.cpus import cpu_count
+
+        return cpu_count
+    if name in ("MulticoreSettings", "config_sections"):
+        from pools_multicore.settings import MulticoreSettings
+
+        return MulticoreSettings if name == "MulticoreSettings" else {"multicore": MulticoreSettings}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

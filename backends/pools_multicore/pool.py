@@ -1,0 +1,52 @@
+"""The pool of the multicore backend."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from pools_core.config import settings
+from pools_core.pool import Pool
+from pools_multicore.engine import MulticoreEngine
+from pools_multicore.settings import MulticoreSettings, StartMethod
+
+__all__ = ["MulticorePool"]
+
+
+class MulticorePool(Pool):
+    """A pool of worker processes on this machine; see ``pools_core.Pool``.
+
+    Args:
+        n_jobs: how many workers, at least 1; default the CPUs that this process may use.
+        start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; default fork where that is safe
+            (Linux, and no other thread in the caller), else forkserver.
+        daemon: whether workers are forbidden to have children of their own (the default); False allows
+            nested pools.
+        cpu_ids: the CPUs that workers are pinned to: one id per worker, ``[[...]]`` for one list that
+            holds for all, or a list per worker.
+        options: ``processes``, another name of ``n_jobs``.
+
+    Raises:
+        UnsupportedOptionError: an option that only other backends have.
+        TypeError, ValueError: an option that no backend has, or that has a bad value.
+    """
+
+    def __init__(
+        self,
+        n_jobs: int | None = None,
+        *,
+        start_method: StartMethod | None = None,
+        daemon: bool | None = None,
+        cpu_ids: Sequence[int | Sequence[int]] | None = None,
+        **options: Any,
+    ) -> None:
+        given = {
+            "n_jobs": n_jobs,
+            "start_method": start_method,
+            "daemon": daemon,
+            "cpu_ids": cpu_ids,
+            **options,
+        }
+        chosen = settings(MulticoreSettings, "multicore", {}, given)
+        super().__init__(functools.partial(MulticoreEngine, chosen), "multicore")

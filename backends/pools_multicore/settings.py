@@ -1,0 +1,139 @@
+"""The options of the multicore backend."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+from pools_core.config import whole_number
+from pools_core.cpus import available_cpus, cpu_count
+
+__all__ = ["MulticoreSettings", "StartMethod", "parse_cpu_ids"]
+
+StartMethod = Literal["fork", "forkserver", "spawn"]
+START_METHODS: Final = get_args(StartMethod)
+
+
+def parse_cpu_ids(text: str) -> list[Any] | None:
+    """Parse ``cpu_ids`` as a config file has it.
+
+    ``0, 1`` is one id per worker; ``0, 1 | 2, 3`` a list per worker; JSON does as well, and is the way
+    to give one list for all: ``[[0, 1]]``.  Not a semicolon: it may start a comment.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = text.strip()
+    if text.lower() in ("", "none"):
+        return None
+    try:
+        if text.startswith("["):
+            found: list[Any] = json.loads(text)
+            return found
+        groups = [[int(part) for part in group.split(",")] for group in text.split("|")]
+    except ValueError:
+        raise ValueError(
+            "is like 0, 1 (one per worker), 0, 1 | 2, 3 (a list each), or a list in JSON"
+        ) from None
+    return groups if "|" in text else groups[0]
+
+
+@dataclass(frozen=True, slots=True)
+class MulticoreSettings:
+    """What a pool of processes can be told.
+
+    Attributes:
+        n_jobs: how many workers, at least 1; default the CPUs that this process may use.
+        start_method: how workers are started; None: fork where that is safe (Linux, and no other
+            thread in the caller), else forkserver.
+        daemon: whether workers are forbidden to have children; False allows nested pools.
+        cpu_ids: the CPUs that each worker is pinned to, or None.  May be given as one id per worker,
+            as a list with one list for all, or as a list per worker; held as one tuple per worker.
+    """
+
+    n_jobs: int = field(default_factory=cpu_count)
+    start_method: StartMethod | None = None
+    daemon: bool = True
+    cpu_ids: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"parse": parse_cpu_ids})
+
+    def __post_init__(self) -> None:
+        """Check the values, and hold them in one form."""
+        n_jobs = whole_number("n_jobs", self.n_jobs, 1)
+        object.__setattr__(self, "n_jobs", n_jobs)
+        if self.start_method is not None and self.start_method not in START_METHODS:
+            raise ValueError(f"start_method is one of {', '.join(START_METHODS)}, not {self.start_method!r}")
+        if not isinstance(self.daemon, bool):
+            raise TypeError(f"daemon is True or False, not {self.daemon!r}")
+        if self.cpu_ids is not None:
+            object.__setattr__(self, "cpu_ids", per_worker(self.cpu_ids, n_jobs))
+
+
+def per_worker(cpu_ids: Any, n_jobs: int) -> tuple[tuple[int, ...], ...]:
+    """Return one tuple of CPU ids per worker.
+
+    Args:
+        cpu_ids: one id per worker, or a single one for all; a list per worker, or a single one for all.
+        n_jobs: how many workers.
+
+    Raises:
+        TypeError: it is not a list of whole numbers or of lists of them.
+        ValueError: the wrong number of them, or ids that this process may not use.
+    """
+    members = _members(cpu_ids)
+    groups = tuple(_members(member) if _is_list(member) else (member,) for member in members)
+    if len({_is_list(member) for member in members}) > 1:
+        raise TypeError(f"cpu_ids has either ids or lists of ids, not both: {cpu_ids!r}")
+    if len(groups) not in (1, n_jobs) or not all(groups):
+        raise ValueError(
+            f"cpu_ids is one id for each of the {n_jobs} workers, a list of ids for each, or [[...]], one "
+            f"list for all; not {cpu_ids!r}"
+        )
+    found = tuple(tuple(_cpu_id(member) for member in group) for group in groups)
+    _check_available({number for group in found for number in group})
+    return found * n_jobs if len(found) == 1 else found
+
+
+def _members(value: Any) -> tuple[Any, ...]:
+    if not _is_list(value):
+        raise TypeError(
+            f"cpu_ids is a list of CPU ids, or of lists of them, not {value!r} ({type(value).__name__})"
+        )
+    return tuple(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
+
+
+def _cpu_id(value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"cpu_ids has whole numbers, not {value!r} ({type(value).__name__})")
+    return operator.index(value)
+
+
+def _check_available(wanted: set[int]) -> None:
+    available = available_cpus()
+    if available is None:
+        available = frozenset(range(os.cpu_count() or 1))
+    refused = sorted(wanted - available)
+    if refused:
+        raise ValueError(f"cpu_ids may be {_ranges(available)} in this process, not {_listed(refused)}")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return ids as people write them: ``0-3, 8``."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in numbers)

@@ -1,0 +1,79 @@
+"""The reference: every task runs in the thread that asked for it, one after the other."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from pools_core.calls import Call, Chunk, Outcomes, Refused
+from pools_core.protocol import Engine, Event
+from pools_core.runner import Runner
+
+__all__ = ["SinglecoreEngine"]
+
+
+class _Own(threading.local):
+    """What each thread has submitted, and what came of it."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[Chunk] = deque()
+        self.events: list[Outcomes | Refused] = []
+        self.runner = Runner(self._send, f"process {os.getpid()} on {socket.gethostname()}")
+
+    def _send(self, event: Outcomes | Refused) -> None:
+        self.events.append(event)
+
+
+class SinglecoreEngine(Engine):
+    """Runs chunks within ``wait``.  No thread, no process, no pickle."""
+
+    inline = True
+    same_process = True
+
+    def __init__(self) -> None:
+        self._own = _Own()
+
+    @property
+    def size(self) -> int:
+        """One: the caller."""
+        return 1
+
+    def room(self) -> int:
+        """Room for one chunk at a time, and for one more inside a task that uses the pool itself."""
+        return 0 if self._own.chunks else 1
+
+    def open(self, call: Call) -> None:
+        """Nothing to prepare: a chunk carries its call."""
+
+    def close(self, call: Call) -> None:
+        """Nothing to forget."""
+
+    def submit(self, chunk: Chunk) -> None:
+        """Keep a chunk until its thread waits."""
+        self._own.chunks.append(chunk)
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Run what this thread has submitted, and return its outcomes."""
+        own = self._own
+        while own.chunks:
+            own.runner.run(own.chunks.popleft())
+        events, own.events = own.events, []
+        return events
+
+    def intact(self) -> bool:
+        """An interrupt ends the task that runs here, and its call; there is nothing else to lose."""
+        return True
+
+    def wake(self) -> None:
+        """Nothing sleeps here."""
+
+    def cancel(self, chunk: Chunk, kill: bool) -> None:
+        """Drop a chunk that has not begun, if it is this thread's; one that runs cannot be stopped."""
+        if chunk in self._own.chunks:
+            self._own.chunks.remove(chunk)
+
+    def shutdown(self, wait: bool, kill: bool) -> None:
+        """Nothing to end."""

@@ -1,0 +1,1 @@
+"""Faces of a pool for programs that expect something else; each imports its library only when used."""

@@ -1,0 +1,100 @@
+"""How many tasks the next chunk takes.
+
+Decisions only: values in, a number out.  A fixed ``chunk_size`` is kept to; else the size follows the
+measured time per task, so that a chunk is a few milliseconds of work: long enough that sending it
+costs little beside, short enough that workers end together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from pools_core.options import CallSettings
+
+__all__ = ["Chunker"]
+
+TARGET: Final = 0.004
+"""Seconds of work in a chunk: some forty round trips through a socket, each about 0.1 ms."""
+
+GROWTH: Final = 16
+"""The most by which a chunk exceeds the last one: a first measurement may be of an untypical task."""
+
+LARGEST: Final = 32_768
+"""Tasks; beyond this the cost per chunk has vanished, and items in flight only take memory."""
+
+ENDING: Final = 2
+"""Chunks per worker that the rest of a known input is cut into at the least, so that all end together."""
+
+BYTES: Final = 1 << 20
+"""Size of a chunk's items from which it does not grow; memory in flight is a few of these per worker."""
+
+
+class Chunker:
+    """Chooses the sizes of the chunks of one call.
+
+    Args:
+        settings: the call's ``chunk_size``, ``n_splits`` and ``max_tasks_active`` are used.
+        length: number of tasks, None if unknown.
+    """
+
+    def __init__(self, settings: CallSettings, length: int | None) -> None:
+        self._fixed = settings.chunk_size
+        if self._fixed is None and settings.n_splits is not None and length:
+            self._fixed = max(1.0, length / settings.n_splits)
+        self._carried = 0.0
+        self._most = settings.max_tasks_active or LARGEST
+        self._last = 1
+        self._tasks = 0.0
+        self._seconds = 0.0
+        self._bytes_per_task = 0.0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the user chose the size."""
+        return self._fixed is not None
+
+    @property
+    def last(self) -> int:
+        """Size of the chunk before, or 1."""
+        return self._last
+
+    def learn(self, tasks: int, seconds: float) -> None:
+        """Take note that so many tasks took a worker so long.
+
+        Older measurements count half as much with each chunk's worth of newer ones, so that the size
+        follows an input that gets heavier as it goes.
+        """
+        if tasks:
+            self._tasks = self._tasks / 2 + tasks
+            self._seconds = self._seconds / 2 + seconds
+
+    def learn_bytes(self, tasks: int, nbytes: int) -> None:
+        """Take note of the size of a chunk's packed items."""
+        self._bytes_per_task = nbytes / tasks
+
+    def next_size(self, remaining: int | None, workers: int) -> int:
+        """Return the size of the next chunk, at least 1.
+
+        Args:
+            remaining: tasks that are left in the input, None if unknown.
+            workers: how many can run at once.
+        """
+        if self._fixed is not None:
+            # A fraction is carried forward: 2.5 gives 3, 2, 3, 2.
+            wanted = self._fixed + self._carried
+            size = max(1, math.ceil(wanted - 1e-9))
+            self._carried = wanted - size
+            return min(size, self._most)
+        if not self._tasks:
+            return 1
+        per_task = self._seconds / self._tasks
+        size = min(self._last * GROWTH, LARGEST, self._most)
+        if per_task * size > TARGET:
+            size = int(TARGET / per_task)
+        if self._bytes_per_task * size > BYTES:
+            size = int(BYTES / self._bytes_per_task)
+        if remaining is not None:
+            size = min(size, math.ceil(remaining / (ENDING * workers)))
+        self._last = max(1, size)
+        return self._last

@@ -1,0 +1,144 @@
+"""A task's failure: into a form that can travel, and back into the exception that the caller sees.
+
+Both ends of one rule (promise 3 of the contract): the exception arrives as itself, with the worker's
+traceback as its cause and a note that says which task it was; where it cannot be pickled or
+unpickled, a ``RemoteError`` stands for it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from reprlib import Repr
+from types import TracebackType
+from typing import Any, Final
+
+from pools_core.calls import Convention, FailedTask
+from pools_core.errors import RemoteError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
+from pools_core.protocol import TimedOut, WorkerDied
+
+__all__ = ["describe", "lost", "rebuild", "shown", "type_name"]
+
+ARGUMENTS_SHOWN: Final = 200
+"""Characters of an item's repr that an error carries: enough to know it, too few to fill a log."""
+
+_NOTE: Final = "raised by task "
+_HERE: Final = os.path.dirname(__file__) + os.sep
+
+_repr: Final = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = ARGUMENTS_SHOWN
+
+
+def describe(
+    error: BaseException, offset: int, arguments: str, worker: str, same_process: bool
+) -> FailedTask:
+    """Put a task's exception into a form that can travel."""
+    return FailedTask(
+        offset=offset,
+        type_name=type_name(type(error)),
+        text=_text(error),
+        traceback=_format(error),
+        arguments=arguments,
+        worker=worker,
+        error=error if same_process else _pickled(error),
+    )
+
+
+def type_name(kind: type) -> str:
+    """Return a class's name as a person would write it."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    """Pickle an exception without its traceback; None if it cannot be."""
+    try:
+        return bytes(pickle.dumps(error, 5))
+    except Exception:  # whatever its __reduce__ raises: the caller gets the text of it instead
+        pass
+    try:
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(error, 5))
+    except Exception:  # likewise
+        return None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # a __str__ that raises must not hide the failure that it describes
+        return f"<str() of it raised {type(broken).__name__}>"
+
+
+def _format(error: BaseException) -> str:
+    """Format the traceback, beginning with the user's own frames."""
+    try:
+        return "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
+    except Exception as broken:  # as above
+        return f"<its traceback could not be formatted: {type(broken).__name__}>"
+
+
+def _without_ours(tb: TracebackType | None) -> TracebackType | None:
+    """Drop the frames of the pool's own code from the top of a traceback."""
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_HERE) and tb.tb_next is not None:
+        tb = tb.tb_next
+    return tb
+
+
+def shown(item: Any, convention: Convention) -> str:
+    """Return a short repr of a task's arguments; never raises."""
+    try:
+        if convention is Convention.APPLY:
+            args, kwds = item
+            parts = [_repr.repr(arg) for arg in args]
+            parts += [f"{key}={_repr.repr(value)}" for key, value in kwds.items()]
+            text = f"({', '.join(parts)})"
+        else:
+            text = _repr.repr(item)
+    except Exception as broken:  # a repr is the user's code, too
+        text = f"<repr raised {type(broken).__name__}>"
+    return text if len(text) <= ARGUMENTS_SHOWN else text[: ARGUMENTS_SHOWN - 1] + "…"
+
+
+def rebuild(failed: FailedTask, index: int) -> BaseException:
+    """Return the exception that a task raised, as the caller is to see it.
+
+    Args:
+        failed: what came from the worker.
+        index: the task's position in its call's input.
+    """
+    error = failed.error
+    if isinstance(error, bytes):
+        try:
+            error = pickle.loads(error)
+        except Exception:  # its __init__ or __setstate__ is the user's; its text is still good
+            error = None
+    if not isinstance(error, BaseException):
+        error = RemoteError(failed.type_name, failed.text, failed.traceback)
+    cause = RemoteTraceback(failed.traceback)
+    if not isinstance(error.__cause__, RemoteTraceback):
+        cause.__cause__ = error.__cause__  # in one process the task's own chain is still there
+    error.__cause__ = cause
+    return _note(error, index, failed.arguments, failed.worker)
+
+
+def lost(
+    cause: WorkerDied | TimedOut, index: int, timeout: float | None, item: Any, convention: Convention
+) -> BaseException:
+    """Return the error of a task whose worker did not survive it."""
+    error: BaseException
+    if isinstance(cause, TimedOut):
+        error = TaskTimeoutError(index, timeout or 0.0, cause.worker)
+    else:
+        error = WorkerDiedError(cause.pid, cause.host, cause.exitcode, index)
+    return _note(error, index, shown(item, convention), cause.worker)
+
+
+def _note(error: BaseException, index: int, arguments: str, worker: str) -> BaseException:
+    """Say in a note which task it was; of several, for one object raised again, only the last stays."""
+    notes = getattr(error, "__notes__", None)
+    if isinstance(notes, list):
+        notes[:] = [note for note in notes if not str(note).startswith(_NOTE)]
+    error.add_note(f"{_NOTE}{index} with {arguments} in {worker}")
+    return error

@@ -1,0 +1,439 @@
+"""One call under way, on the caller's side: what was pulled, what is out, what became of it.
+
+    input ─▶ next_batch ─▶ (packed into a Chunk by the pump) ─▶ engine
+                 ▲ again                                           │
+    sink ◀── digest ◀── inbox ◀── arrive ◀─────────────────────────┘
+
+Two kinds of thread touch a flow.  Whoever leads the pump calls ``arrive``, under the pump's lock: it
+only keeps the books.  The flow's owner, the thread that made the call or the pump's background thread,
+does all that runs the user's code: pulls the input, opens results, makes exceptions.  ``inbox`` is
+the seam between the two.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused
+from pools_core.chunking import Chunker
+from pools_core.errors import SerializationError
+from pools_core.failures import lost, rebuild
+from pools_core.options import CallSettings
+from pools_core.payload import pack_batch, unpack, unpack_batch
+from pools_core.protocol import ChunkLost, Interrupted
+from pools_core.results import Failure, ToRaise
+from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, UnorderedParts
+
+if TYPE_CHECKING:
+    from pools_core.pump import Pump
+
+__all__ = ["Flow", "InFlight", "MapFlow", "TaskFlow"]
+
+BYTES_AHEAD: Final = 16 << 20
+"""Bytes of items and results that are pulled and not delivered, unless that is less than what keeps
+the workers busy: two chunks for each and a few on the way."""
+
+TASKS_AHEAD: Final = 64
+"""Tasks per worker that are pulled and not delivered, where they are small and in chunks of one."""
+
+
+class InFlight:
+    """A chunk that the engine has, and what it was made of, in case it must go again."""
+
+    __slots__ = ("chunk", "items", "received")
+
+    def __init__(self, chunk: Chunk, items: Sequence[Any]) -> None:
+        self.chunk = chunk
+        self.items = items
+        self.received = 0
+
+
+class Flow:
+    """What all calls have in common."""
+
+    def __init__(self, pump: Pump, call: Call, function: Callable[..., Any], settings: CallSettings) -> None:
+        self.pump = pump
+        self.call = call
+        self.function = function
+        self.settings = settings
+        self.pool: object = None
+        """Keeps the pool alive while the call is under way, where nobody else may."""
+        self.waiter: threading.Condition | None = None
+        """Where the owner waits while another thread leads."""
+        self.background = False
+        """Whether the pump's own thread is the owner."""
+        self.stirred = False
+        """Whether the background thread has been told of the inbox."""
+        self.keeps_call = False
+        """Whether the call outlives this use of it."""
+        self.ready: deque[InFlight] = deque()
+        self.in_flight: dict[int, InFlight] = {}
+        self.inbox: deque[tuple[InFlight, Outcomes | ChunkLost | Refused]] = deque()
+        self.finished = False
+        self.error: BaseException | None = None
+        self.value: Any = None
+        self.on_end: Callable[[], None] | None = None
+        """Called once by the background thread when the flow has ended: callbacks and futures."""
+        self.admit: Callable[[], bool] | None = None
+        """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
+        self.watched = False
+        """Whether the background thread waits for it though it is not the owner."""
+        self._again: deque[tuple[int, Sequence[Any]]] = deque()
+        self._attempts: dict[int, int] = {}
+
+    # --- under the pump's lock -------------------------------------------------------------------
+
+    def arrive(self, event: Outcomes | ChunkLost | Refused) -> bool:
+        """Take note of what an engine says of one of the chunks; return whether it is finished with."""
+        out = self.in_flight.get(event.chunk)
+        if out is None:
+            return True
+        ended = True
+        if type(event) is Outcomes:
+            out.received = event.first + event.count
+            ended = event.last
+        if ended:
+            del self.in_flight[event.chunk]
+        self.inbox.append((out, event))
+        return ended
+
+    def drop(self) -> list[InFlight]:
+        """Forget all that is out; return the chunks that the engine still has."""
+        out = list(self.in_flight.values())
+        self.in_flight.clear()
+        self.ready.clear()
+        self.inbox.clear()
+        self._again.clear()
+        return out
+
+    # --- by the owner ----------------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Whether every task is settled and none will follow."""
+        raise NotImplementedError  # each kind has its own answer
+
+    def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
+        """Return the index and the items of the next chunk, or None when there is none to make now."""
+        return self._again.popleft() if self._again else None
+
+    def digest(self) -> None:
+        """Settle all that has arrived.  Opens results, which runs the user's code."""
+        while not self.finished:
+            try:
+                out, event = self.inbox.popleft()
+            except IndexError:  # another thread may have dropped the call meanwhile
+                return
+            if type(event) is Outcomes:
+                self._settle(out, event)
+            elif isinstance(event, ChunkLost):
+                self._settle_lost(out, event)
+            else:
+                self.pump.ship_by_value(self)
+                self._again.append((out.chunk.start, out.items))
+
+    def pack_batch(self, start: int, items: Sequence[Any]) -> Packed:
+        """Pack the items of a batch.  Runs the user's code.
+
+        Raises:
+            SerializationError: one cannot be pickled.
+        """
+        return pack_batch(items, "argument", start)
+
+    def put_back(self, start: int, items: Sequence[Any]) -> None:
+        """Have the items of a batch come again, one by one."""
+        singles = [(start + offset, items[offset : offset + 1]) for offset in range(len(items))]
+        self._again.extendleft(reversed(singles))
+
+    def task_failed(self, index: int, error: BaseException, item: Any, item_known: bool = True) -> None:
+        """Retry a task that failed, or let its failure count."""
+        settings = self.settings
+        attempts = self._attempts.get(index, 0)
+        if item_known and attempts < settings.max_retries and isinstance(error, settings.retry_on):
+            self._attempts[index] = attempts + 1
+            self._again.append((index, [item]))
+        else:
+            self._failed(index, error)
+
+    def _failed(self, index: int, error: BaseException) -> None:
+        raise NotImplementedError  # each kind has its own answer
+
+    def _put(self, index: int, values: list[Any]) -> None:
+        raise NotImplementedError  # each kind has its own answer
+
+    def _settle(self, out: InFlight, event: Outcomes) -> None:
+        start = out.chunk.start + event.first
+        values, failures = self._open(event, start)
+        if not failures:
+            if values:
+                self._put(start, values)
+            return
+        done = 0
+        for offset, error in sorted(failures.items()):
+            if offset > done:
+                self._put(start + done, values[done:offset])
+            done = offset + 1
+            self.task_failed(start + offset, error, out.items[event.first + offset])
+            if self.finished:
+                return
+        if done < len(values):
+            self._put(start + done, values[done:])
+
+    def _open(self, event: Outcomes, start: int) -> tuple[list[Any], dict[int, BaseException]]:
+        """Return the values of a part, and the errors among them by offset in the part."""
+        failures = {
+            failed.offset - event.first: rebuild(failed, start + failed.offset - event.first)
+            for failed in event.failures
+        }
+        if not isinstance(event.values, Packed):
+            return list(event.values), failures
+        values, sealed = unpack_batch(event.values)
+        if sealed:
+            for offset, element in enumerate(values):
+                try:
+                    values[offset] = unpack(element)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # the user's __setstate__ may raise anything
+                    failures[offset] = cannot_open(error, start + offset)
+        return values, failures
+
+    def _settle_lost(self, out: InFlight, event: ChunkLost) -> None:
+        """Fail the task that was running; those that had not started, or whose results were lost, go again."""
+        chunk, items, received = out.chunk, out.items, out.received
+        running = event.started
+        cause = event.cause
+        if running is None or running < received or isinstance(cause, Interrupted):
+            self._go_again(chunk.start + received, items[received:])
+            return
+        self._go_again(chunk.start + received, items[received:running])
+        self._go_again(chunk.start + running + 1, items[running + 1 :])
+        index, item = chunk.start + running, items[running]
+        error = lost(cause, index, chunk.call.task_timeout, item, chunk.call.convention)
+        self.task_failed(index, error, item)
+
+    def _go_again(self, start: int, items: Sequence[Any]) -> None:
+        if len(items):
+            self._again.append((start, items))
+
+
+class TaskFlow(Flow):
+    """A call of one task: ``apply``, ``apply_async``, ``submit``."""
+
+    def __init__(
+        self, pump: Pump, call: Call, function: Callable[..., Any], settings: CallSettings, item: Any
+    ) -> None:
+        super().__init__(pump, call, function, settings)
+        self._again.append((0, [item]))
+        self._complete = False
+        self.packed: Packed | None = None
+        """The item, where it was packed ahead of time."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the task is settled."""
+        return self._complete
+
+    def pack(self) -> None:
+        """Pack the arguments now rather than when they are about to be sent.
+
+        Raises:
+            SerializationError: one cannot be pickled.
+        """
+        self.packed = self.pack_batch(*self._again[0])
+
+    def pack_batch(self, start: int, items: Sequence[Any]) -> Packed:
+        """Return the packed arguments."""
+        return self.packed if self.packed is not None else super().pack_batch(start, items)
+
+    def _put(self, index: int, values: list[Any]) -> None:
+        self.value = values[0]
+        self._complete = True
+
+    def _failed(self, index: int, error: BaseException) -> None:
+        self.error = error
+        self._complete = True
+
+
+class MapFlow(Flow):
+    """A call of many tasks.
+
+    Args:
+        pump: what drives it.
+        call: what workers know of it.
+        function: the user's function, in case it must be shipped again.
+        settings: the call's options.
+        iterable: the input.
+        iterator: over it; advanced only by ``next_batch``.
+        sink: where results go.
+        one_by_one: take tasks singly, so that an iterator over an inline engine is lazy.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        call: Call,
+        function: Callable[..., Any],
+        settings: CallSettings,
+        iterable: Iterable[Any],
+        iterator: Iterator[Any],
+        sink: Sink,
+        one_by_one: bool = False,
+    ) -> None:
+        super().__init__(pump, call, function, settings)
+        self._sink = sink
+        self.input_error: BaseException | None = None
+        self._iterating = sink if isinstance(sink, OrderedParts | UnorderedParts) else None
+        self._length = settings.iterable_len if settings.iterable_len is not None else _length(iterable)
+        self._cut_at = settings.iterable_len
+        self._sequence = iterable if type(iterable) in (list, tuple, range) else None
+        self._items = iterator
+        self._chunker = Chunker(settings, self._length)
+        self._one_by_one = one_by_one
+        self._pulled = 0
+        self._settled = 0
+        self._delivered = 0
+        self._taken = 0
+        self._exhausted = False
+        self._bytes_in = 0.0
+        self._bytes_out = 0.0
+        self._measured = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every task is settled and the input is at its end."""
+        return self._exhausted and self._settled == self._pulled and not self._again
+
+    @property
+    def length(self) -> int | None:
+        """Number of tasks, if known."""
+        return self._length
+
+    @property
+    def iterates(self) -> bool:
+        """Whether results are handed on one by one, at the consumer's pace."""
+        return self._iterating is not None
+
+    def stop_input(self, error: BaseException) -> None:
+        """Pull nothing more; ``error`` is what the consumer gets after what has been pulled."""
+        if not self._exhausted:
+            self._exhausted = True
+            self.input_error = error
+
+    def take(self) -> Part | None:
+        """Return the next part of an iterating sink; what it returned before counts as delivered."""
+        self._delivered += self._taken
+        self._taken = 0
+        part = self._iterating.take() if self._iterating is not None else None
+        if part is not None:
+            self._taken = len(part[0])
+        return part
+
+    def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
+        """Pull the items of the next chunk.  Runs the user's iterator."""
+        if self._again:
+            return self._again.popleft()
+        if self._exhausted:
+            return None
+        active = self._pulled - (self._settled if self._iterating is None else self._delivered)
+        most = self._window(workers) - active
+        if most <= 0:
+            return None
+        remaining = None if self._length is None else max(1, self._length - self._pulled)
+        size = 1 if self._one_by_one else min(self._chunker.next_size(remaining, workers), most)
+        start = self._pulled
+        items = self._pull(size)
+        self._pulled += len(items)
+        return (start, items) if len(items) else None
+
+    def learn_bytes(self, items: Sequence[Any], packed: Packed | None) -> None:
+        """Take note of how large the items of a chunk are."""
+        # In one process nothing is packed, and the first item has to stand for all.
+        nbytes = packed.nbytes if packed is not None else sys.getsizeof(items[0]) * len(items)
+        self._bytes_in = nbytes / len(items)
+        self._chunker.learn_bytes(len(items), nbytes)
+
+    def _window(self, workers: int) -> int:
+        """Return how many items may be pulled and not delivered."""
+        if self.settings.max_tasks_active is not None:
+            return self.settings.max_tasks_active
+        if self._one_by_one:
+            return 1
+        chunk = self._chunker.last
+        if self._chunker.fixed:
+            chunk = max(1, int(self.settings.chunk_size or 1))
+        busy = 2 * workers + 2
+        if not self._measured:
+            return busy * chunk
+        nbytes = self._bytes_in + self._bytes_out
+        most = max(4 * busy * chunk, TASKS_AHEAD * workers)
+        return max(busy, min(most, int(BYTES_AHEAD / nbytes))) if nbytes else most
+
+    def _pull(self, size: int) -> Sequence[Any]:
+        if self._cut_at is not None:
+            size = min(size, self._cut_at - self._pulled)
+        if self._sequence is not None:
+            items: Sequence[Any] = self._sequence[self._pulled : self._pulled + size]
+            self._exhausted = self._pulled + len(items) >= len(self._sequence)
+        else:
+            # extend() keeps what came before an exception, so that those tasks are not lost.
+            items = []
+            try:
+                items.extend(islice(self._items, size))
+            except Exception as error:
+                self.input_error = error
+                self._exhausted = True
+                if self._chunker.fixed:
+                    return []  # a chunk of a size that the user chose runs whole or not at all
+            else:
+                self._exhausted = len(items) < size
+        if self._cut_at is not None and self._pulled + len(items) >= self._cut_at:
+            self._exhausted = True
+        return items
+
+    def _settle(self, out: InFlight, event: Outcomes) -> None:
+        self._measured = True
+        self._chunker.learn(event.count, event.seconds)
+        if event.count and isinstance(event.values, Packed):
+            self._bytes_out = event.values.nbytes / event.count
+        super()._settle(out, event)
+
+    def _put(self, index: int, values: list[Any]) -> None:
+        self._settled += len(values)
+        self._sink.put(index, values, False)
+
+    def _failed(self, index: int, error: BaseException) -> None:
+        self._settled += 1
+        if self.settings.on_error == "return":
+            self._sink.put(index, [Failure(error, index)], False)
+        elif self._iterating is not None:
+            self._sink.put(index, [ToRaise(error)], True)
+        else:
+            self.pump.abort(self, error, kill=False)
+
+    def end(self) -> None:
+        """Hand the whole result over."""
+        if isinstance(self._sink, ListSink | BagSink):
+            self.value = self._sink.value
+
+
+def cannot_open(cause: BaseException, index: int) -> SerializationError:
+    """Return the error for a result that arrived and cannot be unpickled."""
+    error = SerializationError(
+        f"the result of task {index} cannot be unpickled: {type(cause).__name__}: {cause}; "
+        "return something that can be"
+    )
+    error.__cause__ = cause
+    return error
+
+
+def _length(iterable: Iterable[Any]) -> int | None:
+    try:
+        return len(iterable)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        return None

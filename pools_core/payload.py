@@ -1,0 +1,307 @@
+"""Values to bytes and back, for whatever has to leave the process.
+
+Three things are packed: functions, the items of a chunk, and the values that tasks returned.  Items
+and values are packed as a batch, in one of two forms:
+
+    m  plain    nothing but numbers, strings, bytes and None: one ``marshal`` of the list.  No code of
+                the user can run in it, neither packing nor opening it, so it cannot fail half-way.
+    e  each     anything else: one pickle per element, opened one by one.  So an element that fails,
+                or kills its process, while it is pickled or unpickled is known by its position.
+
+``pickle`` first, ``cloudpickle`` when that cannot (lambdas, closures, notebook code).  Buffers of
+32 KiB and more stay out of the pickle (protocol 5), so they can be carried without a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from types import CodeType, FunctionType, NoneType
+from typing import Any, Final, cast
+
+from pools_core.calls import Packed, type_buffer
+from pools_core.errors import SerializationError, unpicklable
+
+__all__ = [
+    "FunctionUnknownError",
+    "PLAIN",
+    "Sealed",
+    "is_by_value",
+    "pack",
+    "pack_batch",
+    "pack_function",
+    "seal",
+    "unpack",
+    "unpack_batch",
+    "unpack_function",
+]
+
+PLAIN: Final = frozenset({int, float, bool, NoneType, str, bytes, complex})
+"""Types, exactly these and no subclass, that ``marshal`` carries faithfully."""
+
+MARSHAL_VERSION: Final = 2
+"""The last format without back references: the fastest, and read by every Python 3."""
+
+OUT_OF_BAND: Final = 32 * 1024
+"""Bytes from which a buffer is worth a part of its own: about where a copy costs more than a header."""
+
+PROTOCOL: Final = 5
+_EACH: Final = struct.Struct("<cI")
+_ENTRY: Final = struct.Struct("<QI")
+_APART: Final = 1 << 63  # in an entry's length: the pickle itself is one of the buffers
+
+# Errors with which pickle says that it cannot do what cloudpickle may; anything else is the user's own.
+_TRY_BY_VALUE: Final = (pickle.PicklingError, AttributeError, TypeError)
+
+
+class Sealed(Packed):
+    """One element of a batch, not opened yet."""
+
+    __slots__ = ()
+
+
+class FunctionUnknownError(Exception):
+    """The function's name means nothing, or something else, in this process."""
+
+
+def pack(value: Any, what: str, *, keep: bool = False, by_value: bool = False) -> Sealed:
+    """Pickle one value.
+
+    Args:
+        value: anything.
+        what: what it is, to begin an error message with: ``"argument 3"``.
+        keep: the value may change before the bytes are sent, so buffers are copied out of it now.
+        by_value: begin with cloudpickle.
+
+    Raises:
+        SerializationError: it cannot be pickled; also an instance of the user's own error, if one was
+            raised.
+    """
+    buffers: list[type_buffer] = []
+
+    def apart(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(bytearray(view) if keep else view)
+        return False
+
+    try:
+        if by_value or _main_is_interactive():
+            data = _cloud_dumps(value, apart)
+        else:
+            try:
+                data = pickle.dumps(value, PROTOCOL, buffer_callback=apart)
+            except _TRY_BY_VALUE:
+                buffers.clear()
+                data = _cloud_dumps(value, apart)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's __reduce__ may raise anything; the caller hears of it
+        raise unpicklable(
+            f"{what} ({_kind(value)}) cannot be pickled: {type(error).__name__}: {error}; "
+            "send something that can be, or make it inside the task",
+            error,
+        ) from error
+    return Sealed(data, buffers)
+
+
+def unpack(packed: Packed) -> Any:
+    """Open what ``pack`` made.  Raises whatever unpickling raises."""
+    return pickle.loads(packed.data, buffers=packed.buffers)
+
+
+def pack_batch(values: Sequence[Any], what: str, start: int = 0) -> Packed:
+    """Pack the elements of a chunk.
+
+    Args:
+        values: the elements.
+        what: what one is, for messages: ``"argument"``.
+        start: the number of the first, for messages.
+
+    Raises:
+        SerializationError: one cannot be pickled; the message gives its number.
+    """
+    types = set(map(type, values))
+    if types <= PLAIN or (types == {tuple} and set(map(type, chain.from_iterable(values))) <= PLAIN):
+        return Packed(b"m" + marshal.dumps(list(values), MARSHAL_VERSION))
+    return _each([pack(value, f"{what} {number}", keep=True) for number, value in enumerate(values, start)])
+
+
+def seal(values: Sequence[Any]) -> Packed:
+    """Make a batch of results, of which those that are not plain have been packed already."""
+    if Sealed in set(map(type, values)):
+        return _each(
+            [
+                value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL))
+                for value in values
+            ]
+        )
+    return Packed(b"m" + marshal.dumps(values, MARSHAL_VERSION))
+
+
+def unpack_batch(packed: Packed) -> tuple[list[Any], bool]:
+    """Return the elements of a batch, and whether each is ``Sealed`` and has still to be unpacked.
+
+    Raises:
+        SerializationError: these bytes are no batch.
+    """
+    view = memoryview(packed.data)
+    form = bytes(view[:1])
+    if form == b"m":
+        return cast("list[Any]", marshal.loads(view[1:])), False
+    if form == b"e":
+        return list(_entries(view, packed.buffers)), True
+    raise SerializationError(f"not a batch of values: it begins with {form!r}")
+
+
+def _each(elements: list[Sealed]) -> Packed:
+    entries: list[bytes] = []
+    joined: list[type_buffer] = []
+    buffers: list[type_buffer] = []
+    for element in elements:
+        size = len(element.data)
+        if size < OUT_OF_BAND:
+            joined.append(element.data)
+        else:
+            size |= _APART
+            buffers.append(element.data)
+        entries.append(_ENTRY.pack(size, len(element.buffers)))
+        buffers.extend(element.buffers)
+    return Packed(b"".join((_EACH.pack(b"e", len(elements)), *entries, *joined)), buffers)
+
+
+def _entries(view: memoryview, buffers: Sequence[type_buffer]) -> Iterator[Sealed]:
+    _, count = _EACH.unpack_from(view)
+    position = _EACH.size + count * _ENTRY.size
+    taken = 0
+    for size, n_buffers in _ENTRY.iter_unpack(view[_EACH.size : position]):
+        if size & _APART:
+            data: type_buffer = buffers[taken]
+            taken += 1
+        else:
+            data = view[position : position + size]
+            position += size
+        yield Sealed(data, buffers[taken : taken + n_buffers])
+        taken += n_buffers
+
+
+# --- functions --------------------------------------------------------------------------------------
+
+
+def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed:
+    """Pack a function for workers.
+
+    By name where that is possible.  A name in ``__main__`` goes with a fingerprint of the code: a
+    worker that was started before the function was defined has none of that name, or an older one, and
+    says so instead of running the wrong code.
+
+    Args:
+        func: any callable.
+        by_value: ship its code; for when a worker has refused the name.
+
+    Raises:
+        SerializationError: it cannot be pickled.
+    """
+    what = f"the function {getattr(func, '__qualname__', func)!r}"
+    # The first byte says what it is: v with its code, r a checked reference to the main script,
+    # n whatever pickle made of it, which is mostly a reference, too.
+    if by_value:
+        return Packed(b"v" + _by_value(func, what))
+    code = _main_code(func)
+    if code is not None and not _main_is_interactive():
+        try:
+            name = pickle.dumps(func, PROTOCOL)
+        except _TRY_BY_VALUE:
+            return Packed(b"v" + _by_value(func, what))
+        return Packed(b"r" + _fingerprint(code) + name)
+    packed = pack(func, what, keep=True)
+    return Packed(b"n" + packed.data, packed.buffers)
+
+
+def is_by_value(packed: Packed) -> bool:
+    """Whether this is a function with its code, so that no worker can fail to know it."""
+    return bytes(packed.data[:1]) == b"v"
+
+
+def unpack_function(packed: Packed) -> Callable[..., Any]:
+    """Open what ``pack_function`` made.
+
+    Raises:
+        FunctionUnknownError: this process does not know the function by its name.
+        Exception: whatever else unpickling raises.
+    """
+    view = memoryview(packed.data)
+    try:
+        if view[:1] == b"r":
+            func = pickle.loads(view[1 + _DIGEST :])
+            code = _main_code(func)
+            if code is None or _fingerprint(code) != view[1 : 1 + _DIGEST]:
+                raise FunctionUnknownError(f"{func!r} is not the caller's")
+        else:
+            func = pickle.loads(view[1:], buffers=packed.buffers)
+    except (AttributeError, ImportError) as error:
+        raise FunctionUnknownError(str(error)) from error
+    return cast("Callable[..., Any]", func)
+
+
+_DIGEST: Final = 16
+
+
+def _main_code(func: Any) -> CodeType | None:
+    """Return the code of a plain function of the main script; None for any other callable."""
+    if type(func) is FunctionType and func.__module__ in ("__main__", "__mp_main__"):
+        return func.__code__
+    return None
+
+
+def _fingerprint(code: CodeType) -> bytes:
+    """Digest what a function does, without where it stands: paths and line numbers may differ."""
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest.update(code.co_code)
+    digest.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            digest.update(_fingerprint(constant))
+        elif isinstance(constant, frozenset):  # its order depends on the process
+            digest.update(repr(sorted(map(repr, constant))).encode())
+        else:
+            digest.update(repr(constant).encode())
+    return digest.digest()
+
+
+def _by_value(func: Callable[..., Any], what: str) -> bytes:
+    """Pickle a callable with its code, also when its module is one that could be imported here."""
+    import cloudpickle
+
+    module = sys.modules.get(getattr(func, "__module__", None) or type(func).__module__)
+    known = module is None or module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    try:
+        if not known:
+            cloudpickle.register_pickle_by_value(module)
+        return bytes(pack(func, what, by_value=True).data)
+    finally:
+        if not known:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _cloud_dumps(value: Any, apart: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    import cloudpickle  # 10 ms that a program of importable functions never pays
+
+    return cast("bytes", cloudpickle.dumps(value, PROTOCOL, buffer_callback=apart))
+
+
+def _main_is_interactive() -> bool:
+    """Whether ``__main__`` is a prompt or a notebook, which no worker can import."""
+    main = sys.modules.get("__main__")
+    return not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

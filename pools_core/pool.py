@@ -1,0 +1,454 @@
+"""The pool: what users call, on every backend.
+
+The meaning of each call stands here and in ``flow``, ``pump`` and ``runner``; a backend's pool class
+adds nothing but its engine and its options.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, Future
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+
+from pools_core.calls import Convention
+from pools_core.errors import PoolClosedError
+from pools_core.flow import Flow, MapFlow, TaskFlow
+from pools_core.options import DEFAULTS, CallOptions, CallSettings, read_call_options
+from pools_core.protocol import Engine
+from pools_core.pump import Pump
+from pools_core.results import AsyncResult, PartSource, ResultIterator, run_callback
+from pools_core.sinks import BagSink, ListSink, OrderedParts, Sink, UnorderedParts
+
+__all__ = ["Pool"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_pool_ids: Final = itertools.count(1)
+
+
+class Pool:
+    """A pool of workers, whichever they are.
+
+    Used as a context manager it finishes its work on the way out, and drops it if the block raised.
+    All methods may be called from any thread, and several calls may be in flight at once.
+
+    Args:
+        make_engine: makes the engine that carries the work.
+        backend: name of the backend, for people.
+    """
+
+    def __init__(self, make_engine: Callable[[], Engine], backend: str) -> None:
+        from pools_core.registry import hooks
+
+        self.backend = backend
+        self._pid = os.getpid()
+        self._id = next(_pool_ids)
+        self._hooks = hooks()
+        self._pump = Pump(make_engine, self._id, self._hooks)
+        self._joined = False
+        self._finalizer = weakref.finalize(self, _drop, self._pump, self._pid)
+        if self._hooks is not None:
+            self._hooks.pools_pool_opened(pool_id=self._id, backend=backend, size=self.size)
+
+    # --- what it is ------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many tasks can run at once; on a cluster it may change while the pool is open."""
+        return self._pump.engine.size
+
+    @property
+    def state(self) -> str:
+        """``"open"``, ``"closed"`` (finishing what it has), ``"terminated"`` or ``"joined"``."""
+        if self._joined:
+            return "joined"
+        if self._pump.closed is None:
+            return "open"
+        return "terminated" if self._pump.terminated else "closed"
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Names of the options that this backend honours beyond the basics."""
+        return self._pump.engine.capabilities
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.backend} {self.state} size={self.size} calls={self._pump.calls}>"
+
+    # --- maps --------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[R]:
+        """Apply a function to every item, like the builtin ``map``, and return a list in input order.
+
+        Blocks until all results are there.  The input is pulled in this thread, little by little.
+
+        Args:
+            func: called with one item.
+            iterable: the items; an array counts by its first axis.
+            chunksize: tasks sent at a time; by default it adapts to the time that they take.
+            options: see ``CallOptions``.
+
+        Raises:
+            PoolClosedError: the pool takes no more work.
+            SerializationError: the function or an item cannot be pickled.
+            BaseException: the first failure of a task, as itself; or what the input raised.
+        """
+        return self._gather(func, iterable, Convention.ONE, ListSink(), chunksize, options)
+
+    def map_unordered(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[R]:
+        """Like ``map``, with the results in the order in which they came."""
+        return self._gather(func, iterable, Convention.ONE, BagSink(), chunksize, options)
+
+    def starmap(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[R]:
+        """Like ``map``, but each item is unpacked into arguments: ``func(*item)``."""
+        return self._gather(func, iterable, Convention.STAR, ListSink(), chunksize, options)
+
+    def imap(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ResultIterator[R]:
+        """Return an iterator over the results in input order, each as soon as its turn and it have come.
+
+        The input may be endless: it is pulled in the consumer's thread, and never further ahead of what
+        was delivered than ``max_tasks_active``.  The first tasks start at once (but on a backend that
+        works in the caller's thread).  A failure is raised when its turn comes, and the iterator goes on
+        after it.  ``next(timeout)`` of the iterator bounds the wait.
+
+        Args and errors as for ``map``; ``next`` blocks until a result is there.
+        """
+        return self._iterate(func, iterable, OrderedParts(), chunksize, options)
+
+    def imap_unordered(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ResultIterator[R]:
+        """Like ``imap``, with the results in the order in which they come."""
+        return self._iterate(func, iterable, UnorderedParts(), chunksize, options)
+
+    def map_async(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: float | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[R]]:
+        """Like ``map``, but return at once.
+
+        The input is listed here and now.  Callbacks run in a thread of the pool, one at a time, after
+        the result is ready; one that raises is logged.
+
+        Args:
+            func: called with one item.
+            iterable: the items; finite.
+            chunksize: tasks sent at a time; by default it adapts to the time that they take.
+            callback: called with the list of results.
+            error_callback: called with the exception instead, if there was one.
+            options: see ``CallOptions``.
+        """
+        return self._map_async(func, iterable, Convention.ONE, chunksize, callback, error_callback, options)
+
+    def starmap_async(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: float | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[R]]:
+        """Like ``map_async``, but each item is unpacked into arguments: ``func(*item)``."""
+        return self._map_async(func, iterable, Convention.STAR, chunksize, callback, error_callback, options)
+
+    # --- single tasks --------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> R:
+        """Call ``func(*args, **kwds)`` in a worker; blocks until the result is there, and returns it.
+
+        Raises:
+            PoolClosedError: the pool takes no more work.
+            SerializationError: the function or an argument cannot be pickled.
+            BaseException: whatever the function raised, as itself.
+        """
+        flow = self._single(func, args, kwds, self._settings(options, None) if options else DEFAULTS)
+        self._pump.start(flow, background=False)
+        result: R = self._pump.run(flow)
+        return result
+
+    def apply_async(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callable[[R], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """Like ``apply``, but return at once; callbacks as for ``map_async``."""
+        flow = self._single(func, args, kwds, self._settings(options, None) if options else DEFAULTS)
+        return self._begin_async(flow, callback, error_callback)
+
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Call ``func(*args, **kwargs)`` in a worker; returns a ``concurrent.futures.Future`` at once.
+
+        The future can be cancelled until the task is on its way to a worker.
+
+        Raises:
+            PoolClosedError: the pool takes no more work.
+            SerializationError: the function or an argument cannot be pickled.
+        """
+        future: Future[R] = Future()
+        flow = self._single(func, args, kwargs, DEFAULTS)
+        flow.admit = future.set_running_or_notify_cancel
+        flow.on_end = lambda: _settle(future, flow)
+        self._launch(flow)
+        return future
+
+    def executor(self) -> Executor:
+        """Return a ``concurrent.futures.Executor`` over this pool, which it does not own.
+
+        Its ``shutdown`` ends the executor; the pool stays open.
+        """
+        from pools_core.adapters.executor import PoolExecutor
+
+        return PoolExecutor(self)
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Accept no more work; what is under way goes on.  Harmless if called again."""
+        if os.getpid() == self._pid:
+            self._pump.close("the pool is closed; make another one")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until all work is finished and every worker has ended.
+
+        Args:
+            timeout: seconds to wait at the most; None for no limit.
+
+        Returns:
+            Whether all have ended; False only when the time was up first.
+
+        Raises:
+            ValueError: the pool is still open; call ``close`` or ``terminate`` first.
+        """
+        if os.getpid() != self._pid or self._joined:
+            return True
+        if self._pump.closed is None:
+            raise ValueError("the pool is still open: call close() or terminate() before join()")
+        if not self._pump.terminated and not self._pump.drain(timeout):
+            return False
+        self._pump.stop()
+        self._finalizer.detach()
+        if not self._joined and self._hooks is not None:
+            self._hooks.pools_pool_closed(pool_id=self._id)
+        self._joined = True
+        return True
+
+    def stop_and_join(self) -> None:
+        """``close`` and ``join``."""
+        self.close()
+        self.join()
+
+    def terminate(self) -> None:
+        """Drop what has not finished and end the workers at once.  Harmless if called again.
+
+        Calls that are under way, in other threads too, raise PoolClosedError.
+        """
+        if os.getpid() == self._pid and not self._joined:
+            self._pump.terminate("the pool was terminated; make another one")
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                self.stop_and_join()
+            except BaseException:  # Ctrl-C while work was being finished: then it is dropped
+                self.terminate()
+                raise
+        else:
+            self.terminate()
+            self.join()
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise PoolClosedError(
+                f"this pool belongs to process {self._pid}, and a fork cannot share it; "
+                "make a pool of its own in this process"
+            )
+        self._pump.check_open()
+
+    def _settings(self, options: CallOptions, chunksize: float | None) -> CallSettings:
+        return read_call_options(options, chunksize, self.backend, self.capabilities)
+
+    def _map_flow(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        convention: Convention,
+        sink: Sink,
+        settings: CallSettings,
+        one_by_one: bool = False,
+    ) -> MapFlow:
+        iterator = iter(iterable)  # a TypeError for what is no iterable, before anything else
+        call = self._pump.new_call(func, convention, settings)
+        return MapFlow(self._pump, call, func, settings, iterable, iterator, sink, one_by_one)
+
+    def _gather(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        convention: Convention,
+        sink: Sink,
+        chunksize: float | None,
+        options: CallOptions,
+    ) -> list[Any]:
+        self._check()
+        flow = self._map_flow(func, iterable, convention, sink, self._settings(options, chunksize))
+        self._pump.start(flow, background=False)
+        values: list[Any] = self._pump.run(flow)
+        return values
+
+    def _iterate(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        sink: Sink,
+        chunksize: float | None,
+        options: CallOptions,
+    ) -> ResultIterator[Any]:
+        self._check()
+        inline = self._pump.engine.inline
+        settings = self._settings(options, chunksize)
+        flow = self._map_flow(func, iterable, Convention.ONE, sink, settings, one_by_one=inline)
+        flow.pool = self
+        self._pump.start(flow, background=False)
+        if settings.task_timeout is not None:
+            self._pump.watch(flow)
+        made = ResultIterator.over(PartSource(flow, self._pump.take))
+        if not inline:
+            self._pump.begin(flow)
+        return made
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        convention: Convention,
+        chunksize: float | None,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        options: CallOptions,
+    ) -> AsyncResult[Any]:
+        self._check()
+        settings = self._settings(options, chunksize)
+        flow = self._map_flow(func, list(iterable), convention, ListSink(), settings)
+        return self._begin_async(flow, callback, error_callback)
+
+    def _single(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any] | None,
+        settings: CallSettings,
+    ) -> TaskFlow:
+        self._check()
+        call, kept = self._pump.kept_call(func, settings)
+        flow = TaskFlow(self._pump, call, func, settings, (tuple(args), dict(kwds) if kwds else {}))
+        flow.keeps_call = kept
+        return flow
+
+    def _begin_async(
+        self,
+        flow: Flow,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> AsyncResult[Any]:
+        if callback is not None or error_callback is not None:
+            flow.on_end = lambda: _call_back(flow, callback, error_callback)
+        result: AsyncResult[Any] = AsyncResult(flow)
+        self._launch(flow)
+        return result
+
+    def _launch(self, flow: Flow) -> None:
+        """Start a call that nobody need wait for; on an inline engine it is over when this returns."""
+        flow.pool = self
+        if isinstance(flow, TaskFlow):
+            self._pump.pack_now(flow)  # an argument that cannot be pickled is the caller's error
+        self._pump.start(flow, background=not self._pump.engine.inline)
+        if self._pump.engine.inline:
+            self._pump.run_quietly(flow)
+
+
+def _settle(future: Future[Any], flow: Flow) -> None:
+    """Hand the end of a call to its future, unless that was cancelled meanwhile."""
+    if future.cancelled():
+        return
+    # One that never was on its way, because the pool was terminated first, is still pending.
+    if not future.running() and not future.set_running_or_notify_cancel():
+        return
+    if flow.error is not None:
+        future.set_exception(flow.error)
+    else:
+        future.set_result(flow.value)
+
+
+def _call_back(
+    flow: Flow,
+    callback: Callable[[Any], object] | None,
+    error_callback: Callable[[BaseException], object] | None,
+) -> None:
+    if flow.error is None:
+        if callback is not None:
+            run_callback(callback, flow.value)
+    elif error_callback is not None:
+        run_callback(error_callback, flow.error)
+
+
+def _drop(pump: Pump, pid: int) -> None:
+    """End the workers of a pool that nobody refers to any more."""
+    if os.getpid() == pid:
+        pump.terminate("the pool was dropped")

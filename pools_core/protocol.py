@@ -1,0 +1,167 @@
+"""What a backend must write: one ``Engine``.
+
+An engine takes chunks to workers and brings outcomes back.  It knows nothing of map, order, retries
+or progress; those are written once, in the core, at both ends:
+
+    Pool ── open/submit ─▶ Engine ═══ carries ═══▶ Runner ── calls the user's function
+    Pool ◀──── wait ────── Engine ◀══ carries ════ Runner
+
+Who calls what: a pool calls ``open``, ``submit``, ``cancel``, ``close`` and ``room`` from any thread,
+one at a time; it calls ``wait`` from one thread at a time, possibly while another is in ``submit``.
+``wake`` may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pools_core.calls import Call, Chunk, Outcomes, Refused
+from pools_core.errors import PoolsError
+
+__all__ = ["Broken", "ChunkLost", "Engine", "Event", "Interrupted", "TimedOut", "WorkerDied", "WorkerStarted"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A worker is ready for its first chunk."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker ended that had not been told to.
+
+    Attributes:
+        worker: its name, as text.
+        pid: its process id.
+        host: the machine that it ran on.
+        exitcode: exit code, minus the signal number, or None when unknown.
+    """
+
+    worker: str
+    pid: int
+    host: str
+    exitcode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """A task overran its call's ``task_timeout`` and the engine killed it."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The work stopped through no fault of the task: its node was lost, or stopped on purpose."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLost:
+    """No further outcome of this chunk will come from where it was.
+
+    Attributes:
+        chunk: its id.
+        started: offset of the task that was running, or None when none was.
+        cause: what happened.
+    """
+
+    chunk: int
+    started: int | None
+    cause: WorkerDied | TimedOut | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The engine cannot run anything any more, such as when no worker can be started.
+
+    Attributes:
+        error: what every call in flight raises.
+    """
+
+    error: PoolsError
+
+
+Event = Outcomes | Refused | ChunkLost | WorkerStarted | WorkerDied | Broken
+
+
+class Engine(abc.ABC):
+    """Carries chunks to workers and outcomes back."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """Option names that this engine honours beyond the basics, such as ``"task_timeout"``."""
+
+    inline: ClassVar[bool] = False
+    """Whether ``wait`` runs the tasks in the calling thread: then each thread only ever waits for
+    what it submitted itself, may do so within a task, and no helper thread is started."""
+
+    same_process: ClassVar[bool] = False
+    """Whether workers share the caller's memory: then nothing is pickled."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """How many tasks can run at once; may change while the pool is open."""
+
+    @abc.abstractmethod
+    def room(self) -> int:
+        """How many more chunks it can take to advantage now; never blocks."""
+
+    @abc.abstractmethod
+    def open(self, call: Call) -> None:
+        """A call begins; its chunks follow.  Never blocks."""
+
+    @abc.abstractmethod
+    def close(self, call: Call) -> None:
+        """A call has ended; its function may be forgotten.  Never blocks."""
+
+    @abc.abstractmethod
+    def submit(self, chunk: Chunk) -> None:
+        """Take a chunk to a worker; never blocks."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Wait until something happens, and return what has happened since the last time.
+
+        One wait on everything; no polling.
+
+        Args:
+            timeout: seconds after which to return an empty sequence; None for no limit.
+        """
+
+    def intact(self) -> bool:
+        """Whether an exception that left ``wait`` (Ctrl-C) cannot have lost an event or torn the books.
+
+        Asked after such an exception only.  If not, the pool makes a new engine and sends again what
+        was out.  An engine whose ``wait`` is interruptible only while it blocks can say so.
+        """
+        return False
+
+    @abc.abstractmethod
+    def wake(self) -> None:
+        """Make the ``wait`` that is under way, or else the next one, return at once."""
+
+    @abc.abstractmethod
+    def cancel(self, chunk: Chunk, kill: bool) -> None:
+        """Stop a chunk; nothing more is said of it.
+
+        Args:
+            chunk: one that was submitted and is not finished.
+            kill: also stop the task that is running, where the engine can; else that task is let
+                finish and the rest of the chunk is dropped.
+        """
+
+    @abc.abstractmethod
+    def shutdown(self, wait: bool, kill: bool) -> None:
+        """End every worker.  May be called twice.
+
+        Args:
+            wait: return only when they have ended.
+            kill: at once, whatever they are doing; else after what they are doing.
+        """

@@ -1,0 +1,701 @@
+"""Drives the calls of one pool: feeds the engine, waits on it, hands what it says to each call.
+
+Who waits: whichever thread needs a result *leads*, that is, waits on the engine, for all calls.  Other
+threads that need one *follow*: they sleep until something of theirs has arrived, or until the leader
+leaves and one of them takes its place.  So a plain ``map`` needs no helper thread and no hand-over
+between threads.  One background thread exists only once a call needs it: ``apply_async`` and the
+like, where nobody may be waiting, and whose callbacks run in it.
+
+Every call has one owner, the only thread that pulls its input and opens its results (see ``flow``);
+all books are kept under one lock.  An interrupt (Ctrl-C) can land between any two instructions of the
+main thread.  One that lands while books are being kept, or in an engine that may have lost something
+by it, marks them *torn*: then the engine is replaced by a new one and what was out goes again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+from types import FunctionType
+from typing import Any, Final
+
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Refused
+from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationError
+from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
+from pools_core.options import CallSettings
+from pools_core.payload import is_by_value, pack_function
+from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied, WorkerStarted
+from pools_core.sinks import Part
+
+__all__ = ["Pump"]
+
+STOCK: Final = 2
+"""Chunks that a call keeps ready, so that another thread that leads can give them out."""
+
+CALLS_KEPT: Final = 64
+"""Functions of ``apply`` and ``submit`` that workers keep, so that repeating one ships nothing."""
+
+
+class Pump:
+    """Drives the calls of one pool.
+
+    Args:
+        make_engine: makes the engine; again after an interrupt has torn it.
+        pool_id: the pool's number, for listeners.
+        hooks: relay for life-cycle events, or None when nobody listens.
+    """
+
+    def __init__(self, make_engine: Callable[[], Engine], pool_id: int, hooks: Any) -> None:
+        self._make_engine = make_engine
+        self.engine = make_engine()
+        self.pool_id = pool_id
+        self.hooks = hooks
+        self.lock = threading.RLock()
+        self.closed: str | None = None
+        """Why nothing new is accepted; None while open."""
+        self.terminated = False
+        self._joining = False
+        self._chunk_ids = itertools.count(1)
+        self._call_ids = itertools.count(1)
+        self._flows: set[Flow] = set()
+        self._owners: dict[int, Flow] = {}
+        self._hungry: deque[deque[Flow] | Flow] = deque()
+        self._singles: deque[Flow] = deque()
+        self._calls: dict[int, Call] = {}
+        self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
+        self._leading = False
+        self._torn = False
+        self._followers: deque[threading.Condition] = deque()
+        self._ended = threading.Condition(self.lock)
+        # The background thread and what it has to do.
+        self._background: threading.Thread | None = None
+        self._background_waiter = threading.Condition(self.lock)
+        self._stirred: deque[Flow] = deque()
+        self._due: deque[Flow] = deque()
+        self._running_due = 0
+        self._background_flows = 0
+        self._watched = 0
+
+    @property
+    def calls(self) -> int:
+        """How many calls are under way."""
+        return len(self._flows)
+
+    # --- calls --------------------------------------------------------------------------------------
+
+    def new_call(self, func: Callable[..., Any], convention: Convention, settings: CallSettings) -> Call:
+        """Pack a function and open a call of it with the engine.
+
+        Raises:
+            SerializationError: the function cannot be pickled.
+        """
+        if not callable(func):
+            raise TypeError(f"the function is not callable: {func!r}")
+        function = func if self.engine.same_process else pack_function(func)
+        call = Call(next(self._call_ids), function, convention, settings.task_timeout, settings.seed)
+        self._open(call)
+        return call
+
+    def kept_call(self, func: Callable[..., Any], settings: CallSettings) -> tuple[Call, bool]:
+        """Return a call of a function for single tasks, and whether it is kept for the next time.
+
+        Only plain functions that travel by name are kept: anything else may have changed in the
+        meantime, its state or its closure.
+        """
+        if type(func) is not FunctionType:
+            return self.new_call(func, Convention.APPLY, settings), False
+        key = (func, settings.task_timeout, settings.seed)
+        with self.lock:
+            call = self._kept.get(key)
+            if call is not None:
+                self._kept.move_to_end(key)
+                return call, True
+        call = self.new_call(func, Convention.APPLY, settings)
+        if isinstance(call.function, Packed) and is_by_value(call.function):
+            return call, False
+        with self.lock:
+            self._kept[key] = call
+            if len(self._kept) > CALLS_KEPT:
+                # A chunk of it that is still to be sent brings the call along once more.
+                self._close(self._kept.popitem(last=False)[1])
+        return call, True
+
+    def ship_by_value(self, flow: Flow) -> None:
+        """Replace a call whose function a worker does not know by one that brings the code along."""
+        call = flow.call
+        # Several chunks may have been refused before the first refusal came back.
+        if isinstance(call.function, Packed) and is_by_value(call.function):
+            return
+        packed = pack_function(flow.function, by_value=True)
+        new = replace(call, id=next(self._call_ids), function=packed)
+        self._open(new)
+        with self.lock:
+            if flow.keeps_call:
+                # By value it is shipped afresh each time: its globals may change.
+                for key in [key for key, kept in self._kept.items() if kept is call]:
+                    del self._kept[key]
+            flow.keeps_call = False
+            flow.call = new
+            for out in flow.ready:
+                out.chunk = replace(out.chunk, call=new)
+
+    def _open(self, call: Call) -> None:
+        with self.lock:
+            self._repair()
+            self._calls[call.id] = call
+            self.engine.open(call)
+
+    def _close(self, call: Call) -> None:
+        if self._calls.pop(call.id, None) is not None:
+            self.engine.close(call)
+
+    def check_open(self) -> None:
+        """Raise PoolClosedError unless the pool takes new work."""
+        if self.closed is not None:
+            raise PoolClosedError(self.closed)
+
+    # --- a call's life ------------------------------------------------------------------------------
+
+    def start(self, flow: Flow, background: bool) -> None:
+        """Take a call in.
+
+        Args:
+            flow: the call.
+            background: the pump's own thread feeds it and takes its results.
+        """
+        with self.lock:
+            self.check_open()
+            self._flows.add(flow)
+            flow.background = background
+            if background:
+                self._background_flows += 1
+                flow.waiter = self._background_waiter
+        if self.hooks is not None:
+            tasks = flow.length if isinstance(flow, MapFlow) else 1
+            self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.call.id, tasks=tasks)
+        if background:
+            self._ensure_background()
+            self._stir(flow)
+
+    def begin(self, flow: MapFlow) -> None:
+        """Send the first tasks of an imap on their way."""
+        try:
+            self.feed(flow)
+        except BaseException as error:
+            self.abort(flow, error, kill=True)
+            raise
+
+    def pack_now(self, flow: TaskFlow) -> None:
+        """Pack the arguments of a single task in this thread.
+
+        Raises:
+            SerializationError: one cannot be pickled.
+        """
+        if not self.engine.same_process:
+            try:
+                flow.pack()
+            except BaseException:
+                if not flow.keeps_call:
+                    with self.lock:
+                        self._close(flow.call)
+                raise
+
+    def run(self, flow: Flow) -> Any:
+        """Drive a call to its end in this thread, and return its value or raise its error."""
+        self._drive(flow)
+        if flow.error is not None:
+            try:
+                raise flow.error
+            finally:
+                del flow  # this frame is part of the traceback that the error now holds
+        return flow.value
+
+    def run_quietly(self, flow: Flow) -> None:
+        """Drive a call to its end in this thread; its failure is for whoever asks for the result."""
+        with suppress(Exception):  # what the input raised; it is kept in the flow
+            self._drive(flow)
+        if flow.on_end is not None:
+            flow.on_end()
+
+    def _drive(self, flow: Flow) -> None:
+        try:
+            while True:
+                if flow.inbox:
+                    flow.digest()
+                if flow.finished or flow.complete:
+                    break
+                self.feed(flow)
+                if isinstance(flow, MapFlow) and flow.input_error is not None:
+                    raise flow.input_error
+                if not flow.inbox and not flow.finished and not flow.complete:
+                    self._step(flow)
+        except BaseException as error:
+            self.abort(flow, error, kill=True)
+            raise
+        self.finish(flow)
+
+    def take(self, flow: MapFlow, timeout: float | None) -> Part | None:
+        """Return the next part of an imap, driving it in this thread; None at its end.
+
+        Raises:
+            PoolTimeoutError: nothing came within ``timeout`` seconds.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        try:
+            while True:
+                if flow.inbox:
+                    flow.digest()
+                part = flow.take()
+                if part is not None:
+                    return part
+                if flow.finished:
+                    if flow.error is not None:
+                        raise flow.error
+                    return None
+                if flow.complete:
+                    self.finish(flow)
+                    if flow.input_error is not None:
+                        raise flow.input_error
+                    return None
+                self.feed(flow)
+                if not flow.inbox and not flow.complete and not self._step(flow, deadline):
+                    raise PoolTimeoutError(f"no result within {timeout:g} s; the iterator goes on, next() may be called again")
+        except PoolTimeoutError:
+            raise
+        except BaseException as error:
+            self.abort(flow, error, kill=True)
+            raise
+
+    def feed(self, flow: Flow) -> None:
+        """Pull and pack chunks of a call for as long as the engine or the stock has room."""
+        engine = self.engine
+        while not flow.finished:
+            if engine.inline:
+                if flow.ready or flow.in_flight:
+                    return
+            elif len(flow.ready) >= STOCK:
+                return
+            batch = flow.next_batch(engine.size)
+            if batch is None:
+                return
+            start, items = batch
+            if engine.same_process:
+                packed: Sequence[Any] | Packed = items
+            else:
+                try:
+                    packed = flow.pack_batch(start, items)
+                except SerializationError as error:
+                    self._cannot_pack(flow, start, items, error)
+                    continue
+            if isinstance(flow, MapFlow):
+                flow.learn_bytes(items, packed if isinstance(packed, Packed) else None)
+            with self.lock:
+                if flow.finished:
+                    return
+                chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed)
+                flow.ready.append(InFlight(chunk, items))
+                if isinstance(flow, TaskFlow):
+                    if not self._singles:
+                        self._hungry.append(self._singles)
+                    self._singles.append(flow)
+                elif len(flow.ready) == 1:
+                    self._hungry.append(flow)
+                self._dispatch()
+
+    def _cannot_pack(self, flow: Flow, start: int, items: Sequence[Any], error: SerializationError) -> None:
+        """Fail the one task whose arguments cannot be pickled; the others of its chunk go singly."""
+        if len(items) == 1:
+            flow.task_failed(start, error, items[0], item_known=False)
+        else:
+            flow.put_back(start, items)
+
+    def finish(self, flow: Flow) -> None:
+        """End a call that is complete."""
+        if isinstance(flow, MapFlow):
+            flow.end()
+        self._end(flow, flow.error)
+
+    def abort(self, flow: Flow, error: BaseException, kill: bool) -> bool:
+        """End a call that is not complete.
+
+        Args:
+            flow: the call.
+            error: what its caller is to be told.
+            kill: also stop the tasks that are running.
+
+        Returns:
+            Whether it was still under way.
+        """
+        with self.lock:
+            if flow.finished:
+                return False
+            out = flow.drop()
+            if self._torn:
+                self._repair()
+            else:
+                for one in out:
+                    if self._owners.pop(one.chunk.id, None) is not None:
+                        self.engine.cancel(one.chunk, kill)
+        self._end(flow, error)
+        return True
+
+    def _end(self, flow: Flow, error: BaseException | None) -> None:
+        with self.lock:
+            if flow.finished:
+                return
+            flow.finished = True
+            flow.error = error
+            self._flows.discard(flow)
+            if not flow.keeps_call:
+                self._close(flow.call)
+            if flow.background:
+                self._background_flows -= 1
+                if flow.on_end is not None:
+                    self._due.append(flow)
+                self._background_waiter.notify_all()
+            if flow.watched:
+                self._watched -= 1
+            flow.pool = None
+            self._ended.notify_all()
+            self._dispatch()
+        if self.hooks is not None:
+            text = None if error is None else repr(error)
+            self.hooks.pools_call_finished(pool_id=self.pool_id, call_id=flow.call.id, error=text)
+
+    # --- the engine: feeding and waiting ------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Give ready chunks to the engine while it has room, each call in turn.  Under the lock."""
+        hungry = self._hungry
+        if self.terminated or self._torn:
+            return
+        try:
+            while hungry and self.engine.room() > 0:
+                queue = hungry.popleft()
+                if isinstance(queue, deque):  # single tasks of many calls stand in one line
+                    flow = queue.popleft()
+                    more = bool(queue)
+                else:
+                    flow = queue
+                    more = len(flow.ready) > 1
+                if more:
+                    hungry.append(queue)
+                if flow.ready:
+                    out = flow.ready.popleft()
+                    flow.in_flight[out.chunk.id] = out
+                    self._owners[out.chunk.id] = flow
+                    if flow.admit is not None:
+                        admit, flow.admit = flow.admit, None
+                        if not admit():
+                            self.abort(flow, CancelledError(), kill=False)
+                            continue
+                    self.engine.submit(out.chunk)
+        except BaseException:
+            self._torn = True
+            raise
+
+    def _step(self, flow: Flow, deadline: float | None = None) -> bool:
+        """Wait until something has arrived for a call; return False if the deadline came first."""
+        if self.engine.inline:
+            # What this thread submitted runs now, in this thread.
+            events = self.engine.wait(0)
+            with self.lock:
+                self._deliver(events)
+            return True
+        if flow.waiter is None:
+            flow.waiter = threading.Condition(self.lock)
+        return self._wait(flow.waiter, lambda: bool(flow.inbox) or flow.finished, deadline)
+
+    def _wait(self, waiter: threading.Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Lead, or follow, until ``ready()``; return False if the deadline came first.
+
+        Args:
+            waiter: where to sleep while another thread leads.
+            ready: asked under the lock.
+            deadline: of the monotonic clock; None for no limit.
+        """
+        while True:
+            timeout = None if deadline is None else deadline - monotonic()
+            events: Sequence[Event] | None = None
+            with self.lock:
+                try:
+                    if ready():
+                        return True
+                    if timeout is not None and timeout <= 0:
+                        return False
+                    self._repair()
+                    if self._leading:
+                        self._follow(waiter, timeout)
+                        continue
+                    self._leading = True
+                    engine = self.engine
+                finally:
+                    self._promote()
+            try:
+                events = engine.wait(timeout)
+                with self.lock:
+                    self._deliver(events)
+                    self._dispatch()
+            except BaseException:
+                if events is not None or not engine.intact():
+                    self._torn = True
+                raise
+            finally:
+                with self.lock:
+                    self._leading = False
+                    self._promote()
+
+    def _follow(self, waiter: threading.Condition, timeout: float | None) -> None:
+        self._followers.append(waiter)
+        try:
+            waiter.wait(timeout)
+        finally:
+            self._followers.remove(waiter)
+
+    def _promote(self) -> None:
+        """Wake a follower if nobody leads.  Under the lock."""
+        if not self._leading and self._followers:
+            self._followers[0].notify()
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        """Hand events to their calls.  Under the lock; runs no code of the user."""
+        owners = self._owners
+        try:
+            if self._joining:
+                for waiter in self._followers:
+                    waiter.notify_all()
+            for event in events:
+                if isinstance(event, Outcomes | ChunkLost | Refused):
+                    flow = owners.get(event.chunk)
+                    if flow is None:
+                        continue  # of a call that was given up
+                    if flow.arrive(event):
+                        del owners[event.chunk]
+                    if flow.background:
+                        self._stir(flow)
+                    elif flow.waiter is not None:
+                        flow.waiter.notify()
+                    if self.hooks is not None and isinstance(event, Outcomes):
+                        self.hooks.pools_chunk_done(
+                            pool_id=self.pool_id,
+                            call_id=flow.call.id,
+                            tasks=event.count,
+                            failures=len(event.failures),
+                            seconds=event.seconds,
+                        )
+                elif isinstance(event, Broken):
+                    self._give_up(event)
+                elif self.hooks is not None:
+                    self._tell(event)
+        except BaseException:
+            self._torn = True
+            raise
+
+    def _tell(self, event: WorkerStarted | WorkerDied) -> None:
+        if isinstance(event, WorkerStarted):
+            self.hooks.pools_worker_started(pool_id=self.pool_id, worker=event.worker)
+        else:
+            self.hooks.pools_worker_died(pool_id=self.pool_id, worker=event.worker, exitcode=event.exitcode)
+
+    def _give_up(self, event: Broken) -> None:
+        """Nothing can run: fail every call that is under way.  The next one may try again."""
+        for flow in list(self._flows):
+            self.abort(flow, event.error, kill=True)
+            if flow.waiter is not None:
+                flow.waiter.notify_all()
+
+    def _repair(self) -> None:
+        """After an interrupt tore the books: a new engine, and what was out goes again.  Under the lock."""
+        if not self._torn or self.terminated:
+            return
+        old, self.engine = self.engine, self._make_engine()
+        self._torn = False
+        old.shutdown(wait=False, kill=True)
+        for call in self._calls.values():
+            self.engine.open(call)
+        self._owners.clear()
+        self._hungry.clear()
+        self._singles.clear()
+        for flow in self._flows:
+            if flow.ready:
+                if isinstance(flow, TaskFlow):
+                    self._singles.append(flow)
+                else:
+                    self._hungry.append(flow)
+            for out in list(flow.in_flight.values()):
+                flow.arrive(ChunkLost(out.chunk.id, None, Interrupted("Ctrl-C")))
+            if flow.background:
+                self._stir(flow)
+            elif flow.waiter is not None:
+                flow.waiter.notify()
+        if self._singles:
+            self._hungry.append(self._singles)
+
+    # --- the background thread ----------------------------------------------------------------------
+
+    def watch(self, flow: Flow) -> None:
+        """Have the engine waited on also while the owner of this call does something else."""
+        with self.lock:
+            flow.watched = True
+            self._watched += 1
+        self._ensure_background()
+
+    def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
+        """Wait until a call of the background thread has ended, or the time is up."""
+        deadline = None if timeout is None else monotonic() + timeout
+        if threading.current_thread() is self._background:
+            # A callback waits for another result: then this thread goes on with its work here.
+            while not flow.finished and (deadline is None or monotonic() < deadline):
+                self._serve(deadline)
+            return
+        with self.lock:
+            while not flow.finished:
+                left = None if deadline is None else deadline - monotonic()
+                if left is not None and left <= 0:
+                    return
+                self._ended.wait(left)
+
+    def _stir(self, flow: Flow) -> None:
+        """Tell the background thread to look after a call."""
+        with self.lock:
+            if not flow.stirred:
+                flow.stirred = True
+                self._stirred.append(flow)
+                self._background_waiter.notify()
+
+    def _ensure_background(self) -> None:
+        with self.lock:
+            if self._background is None:
+                self._background = threading.Thread(
+                    target=self._background_loop, name=f"pools-{self.pool_id}", daemon=True
+                )
+                self._background.start()
+
+    def _background_loop(self) -> None:
+        while True:
+            try:
+                if not self._serve(None):
+                    return
+            except BaseException as error:  # an engine that failed: whoever waits for a result hears of it
+                with self.lock:
+                    self._torn = True
+                    flows = [flow for flow in self._flows if flow.background]
+                for flow in flows:
+                    self.abort(flow, error, kill=True)
+
+    def _has_work(self) -> bool:
+        return bool(self._stirred or self._due)
+
+    def _serve(self, deadline: float | None) -> bool:
+        """One round of the background thread; return whether it shall go on."""
+        with self.lock:
+            while not self._has_work() and not self._background_flows and not self._watched:
+                if self.closed is not None and not self._flows:
+                    return False
+                self._background_waiter.wait(None if deadline is None else max(0.0, deadline - monotonic()))
+                if deadline is not None:
+                    break
+            due = self._due.popleft() if self._due else None
+            self._running_due += due is not None
+            flow = self._stirred.popleft() if self._stirred and due is None else None
+            if flow is not None:
+                flow.stirred = False
+        if due is not None:
+            if due.on_end is not None:
+                due.on_end()
+            with self.lock:
+                self._running_due -= 1
+                self._ended.notify_all()
+        elif flow is not None:
+            self._tend(flow)
+        elif self._background_flows or self._watched:
+            self._wait(self._background_waiter, self._idle_over, deadline)
+        return True
+
+    def _idle_over(self) -> bool:
+        return self._has_work() or not (self._background_flows or self._watched)
+
+    def _tend(self, flow: Flow) -> None:
+        """Be the owner of a background call for a moment."""
+        try:
+            flow.digest()
+            if not flow.finished and not flow.complete:
+                self.feed(flow)
+            if isinstance(flow, MapFlow) and flow.input_error is not None:
+                self.abort(flow, flow.input_error, kill=False)
+            elif not flow.finished and flow.complete:
+                self.finish(flow)
+        except BaseException as error:  # the user's iterator or exceptions; get() raises it
+            self.abort(flow, error, kill=False)
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def close(self, why: str) -> None:
+        """Accept nothing new."""
+        with self.lock:
+            if self.closed is None:
+                self.closed = why
+            self._background_waiter.notify_all()
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until everything that is under way has ended; return False if the time was up first.
+
+        An imap gets the results of what it has pulled, and no more input: only its consumer may pull.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        with self.lock:
+            for flow in self._flows:
+                if isinstance(flow, MapFlow) and flow.iterates:
+                    flow.stop_input(PoolClosedError("the pool was closed before all input was taken"))
+            self._joining = True
+        if not self.engine.inline and not self._wait(threading.Condition(self.lock), self._imaps_quiet, deadline):
+            return False
+        if threading.current_thread() is self._background:
+            return True  # a callback joins: it cannot wait for itself
+        with self.lock:
+            while self._due or self._running_due or not all(map(_iterates, self._flows)):
+                left = None if deadline is None else deadline - monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._ended.wait(left)
+        return True
+
+    def _imaps_quiet(self) -> bool:
+        return not any((flow.in_flight or flow.ready) and _iterates(flow) for flow in self._flows)
+
+    def terminate(self, why: str) -> None:
+        """Drop everything and end the workers at once.  May be called from anywhere, any number of times."""
+        with self.lock:
+            self.closed = why
+            self.terminated = True
+            flows = list(self._flows)
+        for flow in flows:
+            self.abort(flow, PoolClosedError(why), kill=True)
+            with self.lock:
+                if flow.waiter is not None:
+                    flow.waiter.notify_all()
+        self.engine.shutdown(wait=False, kill=True)
+        with self.lock:
+            self._background_waiter.notify_all()
+            for waiter in self._followers:
+                waiter.notify_all()
+
+    def stop(self) -> None:
+        """End the workers in order, then the background thread; returns when they have ended."""
+        self.engine.shutdown(wait=True, kill=False)
+        with self.lock:
+            self._background_waiter.notify_all()
+        background = self._background
+        if background is not None and background is not threading.current_thread():
+            with suppress(RuntimeError):  # it could not be started, at the interpreter's end
+                background.join()
+
+
+def _iterates(flow: Flow) -> bool:
+    return isinstance(flow, MapFlow) and flow.iterates
