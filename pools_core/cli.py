@@ -46,6 +46,21 @@ class OutputClosedError(Exception):
     """Whoever read standard output has stopped."""
 
 
+class UnprintableError(click.ClickException):
+    """A result has no form in the output that was asked for."""
+
+
+OURS: Final = (
+    BadInputError,
+    OutputClosedError,
+    click.ClickException,
+    UnsupportedOptionError,
+    KeyboardInterrupt,
+    SystemExit,
+)
+"""What ends a job and is no task's failure."""
+
+
 # ── the way in ──
 
 
@@ -92,7 +107,7 @@ def _run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         status = command.main(None if argv is None else list(argv), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        return _complain(error.format_message().replace("\n", " "))
+        return _complain(error.format_message(), error.exit_code)
     except (FunctionNotFoundError, BadInputError, PoolsError) as error:
         return _complain(str(error))
     except (click.Abort, KeyboardInterrupt):
@@ -104,9 +119,9 @@ def _run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _complain(text: str) -> int:
+def _complain(text: str, status: int = BAD_INPUT) -> int:
     click.echo(f"pools: {' '.join(text.split())}", err=True)
-    return BAD_INPUT
+    return status
 
 
 class Commands(click.Group):
@@ -223,15 +238,13 @@ def map_items(
     given = {name: value for name, value in options.items() if value is not None}
     try:
         with _make_pool(backend, config, n_jobs) as pool:
-            return _print_results(_start(pool, function, source, unordered, given), writer)
-    except (BadInputError, OutputClosedError, click.ClickException):
-        raise
-    except UnsupportedOptionError as error:
-        if _is_the_tasks(error):
+            results = _start(pool, function, source, unordered, given)
+            return _print_results(results, writer, options["on_error"] == "return")
+    except BaseException as error:
+        # A task may raise anything, SystemExit too; what is ours, and Ctrl-C, is told by our caller.
+        if _is_the_tasks(error) or not isinstance(error, OURS):
             return _tell(error)
         raise
-    except Exception as error:  # whatever the task raised: the user is told
-        return _tell(error)
 
 
 def _make_pool(backend: str | None, config: str | None, n_jobs: int | None) -> Pool:
@@ -256,15 +269,27 @@ def _start(
         raise BadInputError(str(error)) from error
 
 
-def _print_results(results: Iterator[Any], writer: Writer) -> int:
-    """Print results as they come; return the exit status."""
+def _print_results(results: Iterator[Any], writer: Writer, go_on: bool) -> int:
+    """Print results as they come; return the exit status.
+
+    Args:
+        results: what the pool delivers.
+        writer: prints them.
+        go_on: whether a result that cannot be printed is reported like a failure, or ends the job.
+    """
     status = 0
     for number, result in enumerate(results):
-        if isinstance(result, Failure):
-            writer.failure(result)
+        failure = result if isinstance(result, Failure) else None
+        if failure is None:
+            try:
+                writer.result(result, number)
+            except UnprintableError as error:
+                if not go_on:
+                    raise
+                failure = Failure(error, number)
+        if failure is not None:
+            writer.failure(failure)
             status = TASK_FAILED
-        else:
-            writer.result(result, number)
     return status
 
 
@@ -325,7 +350,7 @@ class JsonWriter(Writer):
             text = json.dumps(value, default=_plain, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
             what = f"result {number} is not JSON: {error}; return something else, or use --output text"
-            raise click.ClickException(what) from error
+            raise UnprintableError(what) from error
         _write(text)
 
     def failure(self, failure: Failure) -> None:

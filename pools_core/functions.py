@@ -47,7 +47,7 @@ def find_function(reference: str) -> Callable[..., Any]:
     if where.endswith(".py"):
         path = Path(where).expanduser().absolute()
         module = _loaded(where, lambda: _load_file(path, _read(path)))
-        return FileFunction(_attribute(module, name, where), path, name)
+        return FileFunction(_attribute(module, name, where), module, path, name)
     _look_in("")
     return _attribute(_loaded(where, lambda: importlib.import_module(where)), name, where)
 
@@ -60,7 +60,8 @@ def _loaded(where: str, load: Callable[[], ModuleType]) -> ModuleType:
             raise FunctionNotFoundError(f"there is no module {error.name!r}") from error
         raise FunctionNotFoundError(f"{where} cannot be imported: {error}") from error
     except FileNotFoundError as error:
-        raise FunctionNotFoundError(f"{where} cannot be imported: {error.strerror}: {error.filename}") from error
+        what = f"{error.strerror}: {error.filename}"
+        raise FunctionNotFoundError(f"{where} cannot be imported: {what}") from error
     except (Exception, SystemExit) as error:  # whatever a stranger's import raises, the user is told
         text = " ".join(str(error).split())
         raise FunctionNotFoundError(f"{where} cannot be imported: {type(error).__name__}: {text}") from error
@@ -90,14 +91,16 @@ class FileFunction:
     once and knows its classes and globals as a module's; and with its code, for workers elsewhere.
 
     Args:
-        function: the function itself.
+        function: the function itself; it may come from elsewhere, if the file has it by that name.
+        module: what the file was loaded as.
         path: the file, absolute.
         name: the function's name in it, maybe with dots.
     """
 
-    def __init__(self, function: Callable[..., Any], path: Path, name: str) -> None:
+    def __init__(self, function: Callable[..., Any], module: ModuleType, path: Path, name: str) -> None:
         functools.update_wrapper(self, function)
         self._function = function
+        self._module = module
         self._path = path
         self._name = name
 
@@ -105,8 +108,8 @@ class FileFunction:
         return self._function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        module = self._function.__module__
-        return _restore, (str(self._path), module, self._name, _code_of(self._function))
+        code = _code_of(self._function, self._module)
+        return _restore, (str(self._path), self._module.__name__, self._name, code)
 
     def __repr__(self) -> str:
         return f"<function {self._name} of {self._path}>"
@@ -131,11 +134,10 @@ def _restore(path: str, module_name: str, name: str, code: bytes | None) -> Call
     return cloudpickle.loads(code)  # type: ignore[no-any-return]  # made by _code_of
 
 
-def _code_of(function: Callable[..., Any]) -> bytes | None:
+def _code_of(function: Callable[..., Any], module: ModuleType) -> bytes | None:
     """Pickle a function with its code; None if it refers to something that cannot be pickled."""
     import cloudpickle
 
-    module = sys.modules[function.__module__]
     cloudpickle.register_pickle_by_value(module)
     try:
         return bytes(cloudpickle.dumps(function))

@@ -56,10 +56,10 @@ def _open(name: str) -> TextIO:
     """Open a file of lines.  Bytes that are not UTF-8 survive as file names do."""
     if name == "-":
         if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         return sys.stdin
     try:
-        return open(name, encoding="utf-8-sig", errors="surrogateescape")
+        return open(name, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     except OSError as error:
         raise BadInputError(f"{name} cannot be read: {error.strerror or error}") from error
 
@@ -67,7 +67,8 @@ def _open(name: str) -> TextIO:
 def _lines(file: TextIO) -> Iterator[str]:
     try:
         for line in file:
-            yield line.removesuffix("\n")
+            # A carriage return within a line, as progress bars and odd file names have it, ends none.
+            yield line.removesuffix("\n").removesuffix("\r")
     finally:
         if file is not sys.stdin:
             file.close()
@@ -79,7 +80,11 @@ def _json_values(file: TextIO, name: str) -> Iterator[Any]:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                why = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else error
+                why = (
+                    f"{error.msg} (column {error.colno})"
+                    if isinstance(error, json.JSONDecodeError)
+                    else error
+                )
                 raise BadInputError(f"{name}, line {number} is not JSON: {why}") from error
             yield value
 

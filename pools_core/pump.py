@@ -69,7 +69,7 @@ class Pump:
         self._singles: deque[Flow] = deque()
         self._calls: dict[int, Call] = {}
         self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
-        self._leading = False
+        self._leader: threading.Thread | None = None
         self._torn = False
         self._followers: deque[threading.Condition] = deque()
         self._ended = threading.Condition(self.lock)
@@ -176,12 +176,16 @@ class Pump:
             if background:
                 self._background_flows += 1
                 flow.waiter = self._background_waiter
+                self._background_waiter.notify_all()  # from now on it waits on the engine
         if self.hooks is not None:
             tasks = flow.length if isinstance(flow, MapFlow) else 1
             self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.call.id, tasks=tasks)
         if background:
             self._ensure_background()
-            self._stir(flow)
+            if isinstance(flow, TaskFlow):
+                self.feed(flow)  # it is packed: it can go now, from this thread
+            else:
+                self._stir(flow)
 
     def begin(self, flow: MapFlow) -> None:
         """Send the first tasks of an imap on their way."""
@@ -358,7 +362,7 @@ class Pump:
                 self._background_flows -= 1
                 if flow.on_end is not None:
                     self._due.append(flow)
-                self._background_waiter.notify_all()
+                self._rouse()
             if flow.watched:
                 self._watched -= 1
             flow.pool = None
@@ -430,10 +434,10 @@ class Pump:
                     if timeout is not None and timeout <= 0:
                         return False
                     self._repair()
-                    if self._leading:
+                    if self._leader is not None:
                         self._follow(waiter, timeout)
                         continue
-                    self._leading = True
+                    self._leader = threading.current_thread()
                     engine = self.engine
                 finally:
                     self._promote()
@@ -448,7 +452,7 @@ class Pump:
                 raise
             finally:
                 with self.lock:
-                    self._leading = False
+                    self._leader = None
                     self._promote()
 
     def _follow(self, waiter: threading.Condition, timeout: float | None) -> None:
@@ -460,7 +464,7 @@ class Pump:
 
     def _promote(self) -> None:
         """Wake a follower if nobody leads.  Under the lock."""
-        if not self._leading and self._followers:
+        if self._leader is None and self._followers:
             self._followers[0].notify()
 
     def _deliver(self, events: Sequence[Event]) -> None:
@@ -544,6 +548,7 @@ class Pump:
         with self.lock:
             flow.watched = True
             self._watched += 1
+            self._background_waiter.notify_all()
         self._ensure_background()
 
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
@@ -567,7 +572,13 @@ class Pump:
             if not flow.stirred:
                 flow.stirred = True
                 self._stirred.append(flow)
-                self._background_waiter.notify()
+                self._rouse()
+
+    def _rouse(self) -> None:
+        """Have the background thread look round, also when it is the one that leads.  Under the lock."""
+        self._background_waiter.notify_all()
+        if self._leader is self._background and self._leader is not threading.current_thread():
+            self.engine.wake()
 
     def _ensure_background(self) -> None:
         with self.lock:
@@ -641,7 +652,7 @@ class Pump:
         with self.lock:
             if self.closed is None:
                 self.closed = why
-            self._background_waiter.notify_all()
+            self._rouse()
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until everything that is under way has ended; return False if the time was up first.

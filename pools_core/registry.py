@@ -237,10 +237,8 @@ def _load(entry: EntryPoint) -> BackendPackage:
     except (Exception, SystemExit) as error:  # whatever a stranger's import raises is told as one thing
         raise BackendLoadError(_load_failure(entry, error)) from error
     if lacking:
-        raise BackendContractError(
-            f"{_whose(entry)} does not export {' and '.join(lacking)}, callables that every backend must have; "
-            "its author can mend that"
-        )
+        what = f"does not export {' and '.join(lacking)}, which every backend must, to be called"
+        raise BackendContractError(f"{_whose(entry)} {what}; its author can mend that")
     try:
         plugins.register(package, f"backend {_full_name(entry)}")
     except TypeError as error:

@@ -1,9 +1,11 @@
 """The multicore backend: tasks run in worker processes on this machine.
 
-from pools_multicore import MulticorePool
+    from pools_multicore import MulticorePool
 
-with MulticorePool(4) as pool:
-    pool.map(crunch, items)
+    with MulticorePool(4) as pool:
+        pool.map(crunch, items)
+
+Importing this package loads nothing else; each name loads its module when it is first used.
 """
 
 from __future__ import annotations
@@ -16,9 +18,18 @@ if TYPE_CHECKING:
     from pools_core.config import ConfigSource
     from pools_core.cpus import cpu_count as cpu_count
     from pools_multicore.pool import MulticorePool as MulticorePool
+    from pools_multicore.process import stop_forkserver as stop_forkserver
     from pools_multicore.settings import MulticoreSettings as MulticoreSettings
 
-__all__ = ["MakePool", "MulticorePool", "MulticoreSettings", "RunMain", "capabilities", "cpu_count"]
+__all__ = [
+    "MakePool",
+    "MulticorePool",
+    "MulticoreSettings",
+    "RunMain",
+    "capabilities",
+    "cpu_count",
+    "stop_forkserver",
+]
 
 capabilities: Final = frozenset({"cpu_ids", "daemon", "n_jobs", "start_method", "task_timeout"})
 """Options that this backend can honour beyond the basics."""
@@ -58,6 +69,10 @@ def __getattr__(name: str) -> Any:
         from pools_multicore.pool import MulticorePool
 
         return MulticorePool
+    if name == "stop_forkserver":
+        from pools_multicore.process import stop_forkserver
+
+        return stop_forkserver
     if name == "cpu_count":
         from pools_core.cpus import cpu_count
 

@@ -30,6 +30,7 @@ _WITH_ASSERTS = (
     "contract_feeding",
     "contract_lifecycle",
     "contract_maps",
+    "contract_values",
 )
 
 

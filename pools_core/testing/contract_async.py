@@ -1,4 +1,4 @@
-"""Chapter four: results in the future, callbacks, many threads at once, and fair shares for all."""
+"""Chapter five: results in the future, callbacks, many threads at once, and fair shares for all."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class AsyncContract(ContractBase):
     # --- AsyncResult ------------------------------------------------------------------------------
 
     def test_an_async_result_that_is_there_says_so(self, pool: Pool) -> None:
-        """get may be called again; wait returns None."""
+        """get may be called again."""
         result = pool.apply_async(tasks.square, (3,))
 
-        assert result.wait(30) is None
+        result.wait(30)
         assert result.ready() and result.successful()
         assert result.get() == result.get(0) == 9
 
@@ -218,12 +218,13 @@ class AsyncContract(ContractBase):
     def test_a_future_that_waits_can_be_cancelled(self, pool: Pool, gate: Gate, log: str) -> None:
         """It never runs."""
         self.needs_background()
-        holders = [pool.submit(tasks.pass_gate, gate.address) for _ in range(pool.size)]
+        holders: list[Future[Any]] = [pool.submit(tasks.pass_gate, gate.address) for _ in range(pool.size)]
         gate.wait_for(pool.size)
         more = [pool.submit(tasks.nap, 0.001) for _ in range(20)]
         doomed = pool.submit(tasks.work, tasks.Job(1, log))
 
-        assert doomed.cancel() and doomed.cancelled()
+        assert doomed.cancel()
+        assert doomed.cancelled()
         with pytest.raises(CancelledError):
             doomed.result(30)
         with pytest.raises(TimeoutError):
@@ -236,6 +237,8 @@ class AsyncContract(ContractBase):
     def test_the_first_completed_future_is_told_at_once(self, pool: Pool, gate: Gate) -> None:
         """Not when the slow one is done."""
         self.needs_two_at_once(pool)
+        slow: Future[Any]
+        quick: Future[Any]
         slow, quick = pool.submit(tasks.pass_gate, gate.address), pool.submit(tasks.square, 3)
 
         done, pending = wait([slow, quick], 30, FIRST_COMPLETED)

@@ -67,7 +67,7 @@ class ContractBase:
 
     @contextlib.contextmanager
     def leaves_nothing(self) -> Iterator[None]:
-        """Check that the body leaves nothing behind; helpers that live on, as forkserver's, start before it."""
+        """Check that the body leaves nothing; helpers that live on, such as forkserver's, start before it."""
         with self.make_pool() as pool:
             pool.map(abs, [1])
         with nothing_left_behind():

@@ -1,4 +1,4 @@
-"""Chapter six: workers that die, and tasks that are killed; for backends whose workers are processes."""
+"""Chapter seven: workers that die, and tasks that are killed; for backends whose workers are processes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class DeathsContract(ContractBase):
         results = getattr(pool, method)(tasks.work, jobs, 1, on_error="return")
         results = results.get(60) if method == "map_async" else list(results)
 
-        failures = [result for result in results if isinstance(result, Failure)]
+        failures: list[Failure] = [result for result in results if isinstance(result, Failure)]
         assert {failure.index for failure in failures} == doomed
         assert all(isinstance(failure.error, WorkerDiedError) for failure in failures)
         assert {result for result in results if not isinstance(result, Failure)} == set(range(20)) - doomed
@@ -97,7 +97,7 @@ class DeathsContract(ContractBase):
             for index in range(20)
         ]
 
-        results = pool.map(tasks.work, jobs, chunksize, on_error="return")
+        results: list[Any] = pool.map(tasks.work, jobs, chunksize, on_error="return")
 
         assert [index for index, result in enumerate(results) if isinstance(result, Failure)] == [victim]
         assert isinstance(results[victim].error, WorkerDiedError)
@@ -111,7 +111,7 @@ class DeathsContract(ContractBase):
         self.needs_processes()
         jobs = [tasks.Job(index, deed="SIGKILL" if index % 100 == 50 else "return") for index in range(400)]
 
-        results = pool.map(tasks.work, jobs, 40, on_error="return")
+        results: list[Any] = pool.map(tasks.work, jobs, 40, on_error="return")
 
         assert [result for result in results if not isinstance(result, Failure)] == [
             index for index in range(400) if index % 100 != 50
@@ -133,7 +133,7 @@ class DeathsContract(ContractBase):
     def test_every_task_may_die(self, pool: Pool) -> None:
         """The pool replaces its workers as often as it must, and is usable after all that."""
         self.needs_processes()
-        results = pool.map(tasks.go_wrong, ["SIGKILL"] * 20, 1, on_error="return")
+        results: list[Any] = pool.map(tasks.go_wrong, ["SIGKILL"] * 20, 1, on_error="return")
 
         assert all(isinstance(result.error, WorkerDiedError) for result in results)
         assert len({result.error.pid for result in results}) == 20
@@ -209,15 +209,15 @@ class DeathsContract(ContractBase):
         """Either the whole result came, or it is lost; never half of it."""
         self.needs_processes()
         for _ in range(2):
-            (result,) = pool.map(tasks.die_while_answering, [nbytes], on_error="return")
-            assert (
-                isinstance(result.error, WorkerDiedError)
-                if isinstance(result, Failure)
-                else len(result) == nbytes
-            )
+            answers: list[Any] = pool.map(tasks.die_while_answering, [nbytes], on_error="return")
+            (answer,) = answers
+            if isinstance(answer, Failure):
+                assert isinstance(answer.error, WorkerDiedError)
+            else:
+                assert len(answer) == nbytes
         # A worker that answered in time dies just now, perhaps with the next task in its hands.
         for left in range(3, -1, -1):
-            results = pool.map(tasks.square, range(10), 1, on_error="return")
+            results: list[Any] = pool.map(tasks.square, range(10), 1, on_error="return")
             if not any(isinstance(result, Failure) for result in results):
                 break
             assert left, "the pool does not recover"
@@ -235,7 +235,7 @@ class DeathsContract(ContractBase):
         self.needs_task_timeout()
         jobs = [tasks.Job(index, log, seconds=1000 if index == 2 else 0) for index in range(5)]
 
-        results = pool.map(tasks.work, jobs, 1, task_timeout=0.5, on_error="return")
+        results: list[Any] = pool.map(tasks.work, jobs, 1, task_timeout=0.5, on_error="return")
 
         error = results.pop(2).error
         assert isinstance(error, TaskTimeoutError)
@@ -251,7 +251,9 @@ class DeathsContract(ContractBase):
     def test_every_method_takes_a_limit(self, pool: Pool, method: str) -> None:
         """And raises TaskTimeoutError, which is a TimeoutError."""
         self.needs_task_timeout()
-        arguments: Any = (1000,) if method.startswith("apply") else [(1000,)] if method == "starmap" else [1000]
+        arguments: Any = [1000] if "map" in method and method != "starmap" else (1000,)
+        if method == "starmap":
+            arguments = [arguments]
         with pytest.raises(TaskTimeoutError) as caught:
             result = getattr(pool, method)(tasks.nap, arguments, task_timeout=0.2)
             result = result.get(30) if method.endswith("async") else next(result)
@@ -270,7 +272,7 @@ class DeathsContract(ContractBase):
         self.needs_task_timeout()
         jobs = [tasks.Job(index, log, seconds=1000 if index == 2 else 0.01) for index in range(6)]
 
-        results = pool.map(tasks.work, jobs, 6, task_timeout=0.5, on_error="return")
+        results: list[Any] = pool.map(tasks.work, jobs, 6, task_timeout=0.5, on_error="return")
 
         assert isinstance(results.pop(2).error, TaskTimeoutError)
         assert results == [0, 1, 3, 4, 5]

@@ -1,25 +1,26 @@
-"""Chapter three: how failures arrive, and values that only look like failures."""
+"""Chapter three: how failures arrive, and what is done about them."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import pickle
-import threading
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from pools_core.calls import Chunk, FailedTask, Outcomes, Packed, Refused
 from pools_core.errors import (
     PoolsError,
     RemoteError,
     RemoteTraceback,
-    SerializationError,
     WorkerDiedError,
 )
+from pools_core.options import CallOptions
 from pools_core.pool import Pool
-from pools_core.results import Failure, ToRaise
+from pools_core.results import Failure
 from pools_core.testing import tasks
 from pools_core.testing.contract_base import ContractBase
 from pools_core.testing.gate import Gate
@@ -54,40 +55,14 @@ ERRORS: list[BaseException] = [
 ]
 
 
-def odd_values() -> list[Any]:
-    """Return values that some pool once took for a message of its own, or might."""
-    return [
-        "\0",
-        b"\0",
-        b"",
-        None,
-        ...,
-        NotImplemented,
-        (),
-        [],
-        StopIteration,
-        True,
-        -1,
-        "STOP",
-        "POISON_PILL",
-        b"m",
-        b"e",
-        threading.Thread,
-        Packed(b"m"),
-        Outcomes(1, 0, 1, [None]),
-        Refused(1),
-        FailedTask(0, "E", "text", "tb", "args", "worker", None),
-    ]
-
-
 class ErrorsContract(ContractBase):
-    """Promises 3, 4 and 7."""
+    """Promises 3 and 4."""
 
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
     def test_an_exception_arrives_as_itself(self, pool: Pool, error: BaseException) -> None:
         """Type, text, arguments and attributes: ``except`` clauses work as they do without a pool."""
         error = pickle.loads(pickle.dumps(error))  # or the table would keep the pool alive, by the traceback
-        calls = [
+        calls: list[Callable[[], Any]] = [
             lambda: pool.apply(tasks.raise_it, (error,)),
             lambda: pool.map(tasks.raise_it, [error]),
             lambda: pool.starmap(tasks.raise_it, [(error,)]),
@@ -125,7 +100,7 @@ class ErrorsContract(ContractBase):
 
         cause = caught.value.__cause__
         assert isinstance(cause, RemoteTraceback)
-        for words in ("raise_with_cause", "raise Misbehaved(text) from cause", "the root of it", "direct cause"):
+        for words in ("raise_with_cause", "raise Misbehaved(text)", "the root of it", "direct cause"):
             assert words in cause.tb
         assert "\x1b" not in cause.tb
 
@@ -136,7 +111,7 @@ class ErrorsContract(ContractBase):
             list(pool.map(tasks.raise_on_odd, [0, 2, 4, 7, 8, 10], chunksize))
 
         (note,) = caught.value.__notes__
-        assert "task 3 " in note and " 7 " in note and "worker" in note
+        assert re.search(r"task 3 with 7 in \S+", note)
 
         with pytest.raises(TypeError) as applied:
             pool.apply(tasks.add, ("needle",), {"right": 2})
@@ -146,14 +121,14 @@ class ErrorsContract(ContractBase):
     def test_a_note_is_short_however_long_the_argument(self, pool: Pool) -> None:
         """A 100 MB argument must not land in a log."""
         with pytest.raises(TypeError) as caught:
-            pool.map(tasks.square, ["x" * 100_000])
+            pool.map(math.sqrt, ["x" * 100_000])  # type: ignore[arg-type]  # that is the failure
 
         assert len("".join(caught.value.__notes__)) < 1000
 
     def test_an_argument_that_cannot_be_shown_hides_no_error(self, pool: Pool) -> None:
         """A repr is the user's code, too."""
-        with pytest.raises(TypeError, match="unsupported operand|can't multiply") as caught:
-            pool.map(tasks.square, [tasks.UnprintableArgument()])
+        with pytest.raises(TypeError, match="must be real number") as caught:
+            pool.map(math.sqrt, [tasks.UnprintableArgument()])  # type: ignore[arg-type]  # that is the failure
 
         assert "task 0" in caught.value.__notes__[0]
 
@@ -191,7 +166,7 @@ class ErrorsContract(ContractBase):
         before = self._worker_ids(pool)
         items = [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), OwnBaseException()] * 3
 
-        results = pool.map(tasks.raise_it, items, on_error="return")
+        results: list[Any] = pool.map(tasks.raise_it, items, on_error="return")
 
         assert [type(result.error) for result in results] == [type(item) for item in items]
         assert self._worker_ids(pool) == before
@@ -274,27 +249,30 @@ class ErrorsContract(ContractBase):
         expected = [("failed", number) if number % 2 else number for number in range(9)]
 
         def read(results: Any) -> list[Any]:
-            return [
-                ("failed", result.index) if isinstance(result, Failure) else result for result in list(results)
-            ]
+            return [("failed", one.index) if isinstance(one, Failure) else one for one in list(results)]
 
         def key(value: Any) -> int:
             return int(value[1] if isinstance(value, tuple) else value)
 
-        numbers, options = range(9), {"on_error": "return"}
+        numbers = range(9)
+        options: CallOptions = {"on_error": "return"}
         assert read(pool.map(tasks.raise_on_odd, numbers, chunksize, **options)) == expected
         assert read(pool.imap(tasks.raise_on_odd, numbers, chunksize, **options)) == expected
         assert read(pool.starmap(tasks.raise_on_odd, zip(numbers), chunksize, **options)) == expected
         assert read(pool.map_async(tasks.raise_on_odd, numbers, chunksize, **options).get(30)) == expected
         for method in (pool.map_unordered, pool.imap_unordered):
-            assert sorted(read(method(tasks.raise_on_odd, numbers, chunksize, **options)), key=key) == expected
+            results: Iterable[int] = method(tasks.raise_on_odd, numbers, chunksize, **options)
+            assert sorted(read(results), key=key) == expected
 
     def test_a_failure_holds_the_error_as_it_would_have_been_raised(self, pool: Pool) -> None:
         """With cause and note."""
-        (failure,) = pool.map(tasks.raise_rich, ["needle"], on_error="return")
+        failures: list[Any] = pool.map(tasks.raise_rich, ["needle"], on_error="return")
 
-        assert isinstance(failure, Failure) and failure.index == 0
-        assert isinstance(failure.error, tasks.RichError) and failure.error.code == 42
+        (failure,) = failures
+        assert isinstance(failure, Failure)
+        assert failure.index == 0
+        assert isinstance(failure.error, tasks.RichError)
+        assert failure.error.code == 42
         assert isinstance(failure.error.__cause__, RemoteTraceback)
         assert "needle" in failure.error.__notes__[0]
 
@@ -303,9 +281,9 @@ class ErrorsContract(ContractBase):
         """And no other task is; the last failure is the one that counts."""
         jobs = [tasks.Job(0, log), tasks.Job(1, log, deed="raise"), tasks.Job(2, log)]
 
-        results = pool.map(tasks.work, jobs, chunksize, max_retries=3, on_error="return")
+        results: list[Any] = pool.map(tasks.work, jobs, chunksize, max_retries=3, on_error="return")
 
-        assert results[0] == 0 and results[2] == 2
+        assert [results[0], results[2]] == [0, 2]
         assert isinstance(results[1].error, Misbehaved)
         assert sorted(tasks.runs(log)) == ["0", "1", "1", "1", "1", "2"]
 
@@ -334,107 +312,6 @@ class ErrorsContract(ContractBase):
         with pytest.raises(Misbehaved):
             pool.map(tasks.work, [job], max_retries=1, retry_on=(OSError, Misbehaved))
         assert tasks.runs(log) == ["0"] * 3
-
-    def test_no_value_is_mistaken_for_a_message(self, pool: Pool) -> None:
-        """MPIRE hung for ever on a task that returned a NUL: here a value is only ever a value."""
-        for chunksize in (1, 3, None):
-            values = odd_values()
-            for results in (
-                pool.map(tasks.identity, values, chunksize),
-                list(pool.imap(tasks.identity, values, chunksize)),
-                [pool.apply(tasks.identity, (value,)) for value in values],
-            ):
-                assert repr(results) == repr(values)
-            unordered = pool.map_unordered(tasks.identity, values, chunksize)
-            assert sorted(map(repr, unordered)) == sorted(map(repr, values))
-
-    def test_exceptions_and_failures_are_values_when_they_are_returned(self, pool: Pool) -> None:
-        """Returned is not raised."""
-        values = [
-            ValueError("text"),
-            StopIteration(3),
-            KeyboardInterrupt(),
-            WorkerDiedError(1, "host", -9, 0),
-            Failure(ValueError("inner"), 3),
-            ToRaise(ValueError("inner")),
-        ]
-        for results in (
-            pool.map(tasks.identity, values),
-            pool.map(tasks.identity, values, 1, on_error="return"),
-            list(pool.imap(tasks.identity, values, 2)),
-            [pool.apply(tasks.identity, (value,)) for value in values],
-            [pool.submit(tasks.identity, value).result(30) for value in values],
-        ):
-            assert repr(results) == repr(values)
-
-    def test_an_argument_that_cannot_be_pickled_is_refused_in_the_caller(self, pool: Pool) -> None:
-        """At once, naming it; the pool stays usable."""
-        self.needs_pickling()
-        lock = threading.Lock()
-        calls = [
-            lambda: pool.map(tasks.identity, [1, lock]),
-            lambda: list(pool.imap(tasks.identity, [lock])),
-            lambda: pool.apply(tasks.identity, (lock,)),
-            lambda: pool.apply_async(tasks.identity, (), {"value": lock}).get(30),
-            lambda: pool.map_async(tasks.identity, [lock]).get(30),
-            lambda: pool.submit(tasks.identity, lock).result(30),
-        ]
-        for call in calls:
-            with pytest.raises(SerializationError, match="lock"):
-                call()
-
-        assert pool.map(tasks.square, [3]) == [9]
-
-    def test_a_function_that_cannot_be_pickled_is_refused_in_the_caller(self, pool: Pool) -> None:
-        """At once, naming it."""
-        self.needs_pickling()
-        lock = threading.Lock()
-
-        with pytest.raises(SerializationError, match="needle"):
-
-            def needle(_: int) -> bool:
-                return lock.locked()
-
-            pool.map(needle, [1, 2])
-        with pytest.raises(SerializationError, match="lock"):
-            pool.apply(lock.acquire)
-        assert pool.map(tasks.square, [3]) == [9]
-
-    @pytest.mark.parametrize("way", ["raise", "sys.exit"])
-    def test_what_an_argument_raises_while_it_is_pickled_can_still_be_caught(self, pool: Pool, way: str) -> None:
-        """``multiprocessing.Pool`` lets it through as it is; programs catch it by its type."""
-        self.needs_pickling()
-        kinds = (SerializationError, Misbehaved) if way == "raise" else (SerializationError,)
-        for kind in kinds:
-            with pytest.raises(kind):
-                pool.map(tasks.identity, [1, tasks.BadlyPickled(way), 3], 1)
-
-        assert pool.map(tasks.square, [3]) == [9]
-
-    def test_a_result_that_cannot_be_pickled_fails_its_task(self, pool: Pool) -> None:
-        """And only that one, in whatever chunk it stands."""
-        self.needs_pickling()
-        for chunksize in (1, 5, None):
-            results = pool.map(
-                lambda number: threading.Lock() if number == 2 else number,
-                range(5),
-                chunksize,
-                on_error="return",
-            )
-            assert [results[0], results[1], results[3], results[4]] == [0, 1, 3, 4]
-            assert isinstance(results[2].error, SerializationError)
-            assert "lock" in str(results[2].error)
-        with pytest.raises(SerializationError):
-            pool.apply(tasks.return_lock)
-
-    def test_in_shared_memory_nothing_needs_to_be_pickled(self, pool: Pool) -> None:
-        """Locks and open files may go to a thread, and come back as the same object."""
-        if self.processes:
-            pytest.skip("workers are processes")
-        lock = threading.Lock()
-
-        assert pool.map(tasks.identity, [lock])[0] is lock
-        assert pool.apply(tasks.identity, (lock,)) is lock
 
     def test_one_exception_object_raised_again_and_again_stays_readable(self, pool: Pool) -> None:
         """Its notes and its chain do not grow with every call."""
@@ -467,9 +344,3 @@ class ErrorsContract(ContractBase):
             pool.map(tasks.raise_on_odd, [1])
 
         assert not isinstance(caught.value, PoolsError)
-
-    def test_chunks_are_values_too(self, pool: Pool) -> None:
-        """A task that returns the kit's own messages, nested in others, gets them back."""
-        value = {"chunk": Refused(1), "list": [Packed(b"e"), Chunk]}
-
-        assert pool.apply(tasks.identity, (value,)) == value

@@ -72,7 +72,9 @@ class FeedingContract(ContractBase):
     """Promise 2: input is pulled lazily, in the caller's thread, and never too far ahead."""
 
     @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-    @pytest.mark.parametrize(("bound", "chunksize"), [(1, None), (2, 1), (3, None), (4, 10), (7, 2), (50, 2.5)])
+    @pytest.mark.parametrize(
+        ("bound", "chunksize"), [(1, None), (2, 1), (3, None), (4, 10), (7, 2), (50, 2.5)]
+    )
     def test_max_tasks_active_bounds_what_is_pulled_and_not_delivered(
         self, pool: Pool, method: str, bound: int, chunksize: float | None
     ) -> None:
@@ -201,9 +203,12 @@ class FeedingContract(ContractBase):
 
     def test_an_item_that_starmap_cannot_unpack_fails_its_task(self, pool: Pool) -> None:
         """The others are not affected."""
-        results = pool.starmap(tasks.echo, [(1,), 2, (3,)], on_error="return")
+        items: list[Any] = [(1,), 2, (3,)]
 
-        assert results[0] == ((1,), {}) and results[2] == ((3,), {})
+        results: list[Any] = pool.starmap(tasks.echo, items, on_error="return")
+
+        assert results[0] == ((1,), {})
+        assert results[2] == ((3,), {})
         assert isinstance(results[1].error, TypeError)
 
     @pytest.mark.parametrize("method", METHODS)
@@ -244,8 +249,8 @@ class FeedingContract(ContractBase):
 
     def test_an_unknown_option_is_answered_with_the_nearest_known_one(self, pool: Pool) -> None:
         """Most unknown options are misspelt ones."""
-        with pytest.raises(TypeError, match="'chunksze'.*did you mean 'chunk_size'"):
-            pool.map(tasks.square, [1], **{"chunksze": 2})  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(TypeError, match=r"'chunksze'.*did you mean 'chunk_size'"):
+            pool.map(tasks.square, [1], chunksze=2)  # type: ignore[call-arg]  # that is the point
 
     def test_an_unknown_pool_option_is_refused(self) -> None:
         """By its name, before any worker starts."""

@@ -1,4 +1,4 @@
-"""Chapter five: how a pool begins and ends, what it leaves, and the tasks' random streams."""
+"""Chapter six: how a pool begins and ends, what it leaves, and the tasks' random streams."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from pools_core import task_rng, task_seed
 from pools_core.errors import PoolClosedError, PoolsError
 from pools_core.pool import Pool
+from pools_core.results import AsyncResult
 from pools_core.testing import tasks
 from pools_core.testing.contract_base import ContractBase, finish
 from pools_core.testing.gate import Gate
@@ -55,10 +56,13 @@ class LifecycleContract(ContractBase):
 
     def test_a_pool_says_what_it_is(self, pool: Pool) -> None:
         """Size, backend and state are for programs, the repr for people."""
-        assert isinstance(pool.size, int) and pool.size >= 1
-        assert isinstance(pool.backend, str) and pool.backend
+        assert type(pool.size) is int
+        assert pool.size >= 1
+        assert type(pool.backend) is str
+        assert pool.backend
         assert pool.state == "open"
-        assert type(pool).__name__ in repr(pool) and "open" in repr(pool)
+        assert type(pool).__name__ in repr(pool)
+        assert "open" in repr(pool)
 
         pool.close()
         assert pool.state == "closed" and "closed" in repr(pool)
@@ -118,7 +122,8 @@ class LifecycleContract(ContractBase):
 
     def test_close_and_join_finish_queued_work(self, pool: Pool, log: str) -> None:
         """All of it, before join returns."""
-        results = [pool.apply_async(tasks.work, (tasks.Job(index, log, seconds=0.01),)) for index in range(20)]
+        jobs = [tasks.Job(index, log, seconds=0.01) for index in range(20)]
+        results = [pool.apply_async(tasks.work, (job,)) for job in jobs]
         whole = pool.map_async(tasks.square, range(100))
 
         pool.close()
@@ -156,9 +161,8 @@ class LifecycleContract(ContractBase):
         """Nobody wants to wait for an hour of queued work to see a traceback."""
         self.needs_background()
         with pytest.raises(Misbehaved), self.make_pool() as pool:
-            results = [
-                pool.apply_async(tasks.work, (tasks.Job(index, log, seconds=0.05),)) for index in range(1000)
-            ]
+            jobs = [tasks.Job(index, log, seconds=0.05) for index in range(1000)]
+            results = [pool.apply_async(tasks.work, (job,)) for job in jobs]
             raise Misbehaved
         pool.join()
 
@@ -170,9 +174,13 @@ class LifecycleContract(ContractBase):
     def test_terminate_drops_queued_work_and_tells_who_waits(self, pool: Pool, gate: Gate, log: str) -> None:
         """Nobody waits for ever: with multiprocessing.Pool a get() after terminate() never returns."""
         self.needs_background()
-        running = [pool.apply_async(tasks.pass_gate, (gate.address,)) for _ in range(pool.size)]
+        running: list[AsyncResult[Any]] = [
+            pool.apply_async(tasks.pass_gate, (gate.address,)) for _ in range(pool.size)
+        ]
         gate.wait_for(pool.size)
-        queued = [pool.apply_async(tasks.work, (tasks.Job(index, log),)) for index in range(10)]
+        queued: list[AsyncResult[Any]] = [
+            pool.apply_async(tasks.work, (tasks.Job(index, log),)) for index in range(10)
+        ]
         future = pool.submit(tasks.work, tasks.Job(10, log))
         waiting = Background(pool.map, tasks.work, [tasks.Job(11, log)])
         reading = pool.imap(tasks.work, [tasks.Job(12, log)])
@@ -299,11 +307,17 @@ class LifecycleContract(ContractBase):
         load = tasks.Payload(3)
         reference = weakref.ref(load)
 
-        pool.map(lambda number: number + load.value, range(10))
-        pool.apply(lambda: load.value)
+        self._use_in_functions(pool, load)
         del load
 
         self._wait_for_release([reference])
+
+    @staticmethod
+    def _use_in_functions(pool: Pool, load: tasks.Payload) -> None:
+        pool.map(lambda number: number + load.value, range(10))
+        pool.apply(lambda: load.value)
+        pool.apply_async(lambda: load.value).get(30)
+        pool.submit(lambda: load.value).result(30)
 
     @staticmethod
     def _wait_for_release(references: list[weakref.ref[Any]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pools_core.options import CallOptions
 from pools_core.pool import Pool
 from pools_core.testing import tasks
 from pools_core.testing.contract_base import ContractBase
@@ -20,7 +21,15 @@ from pools_core.testing.gate import Gate
 
 __all__ = ["MapsContract"]
 
-INPUTS: dict[str, Callable[[], Iterable[int]]] = {
+
+class OnlyGetitem:
+    """Iterable by the old protocol alone."""
+
+    def __getitem__(self, index: int) -> int:
+        return [5, 4, 3][index]
+
+
+INPUTS: dict[str, Callable[[], Any]] = {
     "list": lambda: [3, 1, 2],
     "tuple": lambda: (3, 1, 2),
     "range": lambda: range(50),
@@ -31,20 +40,13 @@ INPUTS: dict[str, Callable[[], Iterable[int]]] = {
     "deque": lambda: collections.deque([3, 1, 2]),
     "bytes": lambda: b"\x03\x01\x00",
     "array": lambda: array.array("i", [3, 1, 2]),
-    "only getitem": lambda: OnlyGetitem(),
-    "empty list": lambda: [],
+    "only getitem": OnlyGetitem,
+    "empty list": list,
     "empty generator": lambda: iter(()),
     "one item": lambda: [3],
     "10,000 items": lambda: range(10_000),
     "10,000 from a generator": lambda: (number for number in range(10_000)),
 }
-
-
-class OnlyGetitem:
-    """Iterable by the old protocol alone."""
-
-    def __getitem__(self, index: int) -> int:
-        return [5, 4, 3][index]
 
 
 CALLABLES: dict[str, tuple[Callable[..., Any], Any, Any]] = {
@@ -155,7 +157,9 @@ class MapsContract(ContractBase):
 
     def test_a_function_may_come_in_an_argument_and_leave_as_a_result(self, pool: Pool) -> None:
         """Callables are values like others."""
-        made = pool.apply(lambda outer: lambda inner: (outer(inner), inner), (lambda number: number + 1,))
+        made: Callable[[int], Any] = pool.apply(
+            lambda outer: lambda inner: (outer(inner), inner), (lambda number: number + 1,)
+        )
 
         assert made(1) == (2, 1)
 
@@ -204,7 +208,8 @@ class MapsContract(ContractBase):
         numpy = pytest.importorskip("numpy")
         rows = numpy.arange(30.0).reshape(10, 3)
 
-        for options in ({}, {"chunk_size": 4}, {"n_splits": 3}):
+        every: list[CallOptions] = [{}, {"chunk_size": 4}, {"n_splits": 3}]
+        for options in every:
             assert pool.map(tasks.total, rows, **options) == list(rows.sum(axis=1))
         assert list(pool.imap(tasks.total, rows[::-2])) == list(rows[::-2].sum(axis=1))
         assert pool.map(tasks.identity, numpy.arange(3)) == [0, 1, 2]
@@ -301,14 +306,15 @@ class MapsContract(ContractBase):
         """run_in_executor takes the pool's executor."""
         import asyncio
 
-        async def both() -> list[int]:
+        async def both() -> tuple[int, int]:
             loop = asyncio.get_running_loop()
             executor = pool.executor()
             return await asyncio.gather(
-                loop.run_in_executor(executor, tasks.square, 3), asyncio.wrap_future(pool.submit(tasks.square, 4))
+                loop.run_in_executor(executor, tasks.square, 3),
+                asyncio.wrap_future(pool.submit(tasks.square, 4)),
             )
 
-        assert asyncio.run(asyncio.wait_for(both(), 30)) == [9, 16]
+        assert tuple(asyncio.run(asyncio.wait_for(both(), 30))) == (9, 16)
 
     def test_pool_map_is_the_callable_that_scipy_takes(self, pool: Pool) -> None:
         """``workers=pool.map``: called with exactly two positional arguments."""

@@ -12,6 +12,7 @@ this module imports nothing but the standard library, because every worker does.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import signal
 import socket
@@ -313,11 +314,6 @@ def raise_unprintable(_: Any = None) -> NoReturn:
     raise UnprintableError
 
 
-def raise_badly_pickled(way: str) -> NoReturn:
-    """Raise an exception that goes wrong while it is pickled."""
-    raise BadlyPickledError(way)
-
-
 def raise_with_cause(text: str) -> NoReturn:
     """Raise an error from another."""
     try:
@@ -360,27 +356,29 @@ class BadlyUnpickled:
         return go_wrong, (self.way,)
 
 
-class SlowlyPickled:
-    """Takes a while to pickle; says in a log when it begins."""
+class BadlyUnpickledError(Exception):
+    """An exception that goes wrong in some way while it is unpickled."""
 
-    def __init__(self, log: str, seconds: float) -> None:
-        self.log = log
-        self.seconds = seconds
+    def __init__(self, way: str) -> None:
+        super().__init__(way)
+        self.way = way
 
-    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[str]]:
-        note(self.log, "pickling")
-        time.sleep(self.seconds)
-        return identity, ("slow",)
+    def __reduce__(self) -> tuple[Callable[[str], NoReturn], tuple[str]]:
+        return go_wrong, (self.way,)
 
 
-def return_badly_pickled(way: str) -> BadlyPickled:
-    """Return what goes wrong while it is pickled."""
-    return BadlyPickled(way)
+class BadlyPickledFunction(BadlyPickled):
+    """A callable that goes wrong in some way while it is pickled."""
+
+    def __call__(self, value: Any) -> Any:
+        return value
 
 
-def return_badly_unpickled(way: str) -> BadlyUnpickled:
-    """Return what goes wrong while it is unpickled."""
-    return BadlyUnpickled(way)
+class BadlyUnpickledFunction(BadlyUnpickled):
+    """A callable that goes wrong in some way while it is unpickled."""
+
+    def __call__(self, value: Any) -> Any:
+        return value
 
 
 def return_lock(_: Any = None) -> Any:
@@ -388,16 +386,27 @@ def return_lock(_: Any = None) -> Any:
     return threading.Lock()
 
 
-def matrix_cell(cell: tuple[Job, Any, str, str]) -> Any:
-    """Do a job whose argument or result goes wrong on the way.
+AFTER_THE_WORK: Final[dict[str, Callable[[str], Any]]] = {
+    "pickling the result": BadlyPickled,
+    "unpickling the result": BadlyUnpickled,
+}
+
+
+def cell(job: Job, cargo: Any, stage: str, way: str) -> Any:
+    """Do a job of a crash matrix, whose argument, result or exception goes wrong on its way.
 
     Args:
-        cell: the job; cargo, to be unpickled with it; what to return (``"index"``, ``"badly pickled"`` or
-            ``"badly unpickled"``); and in which way that goes wrong.
+        job: done first; its index is returned unless ``stage`` says otherwise.
+        cargo: comes along.
+        stage: when things go wrong: while pickling or unpickling the result or the exception.
+        way: in which way.
     """
-    job, _, what, way = cell
     index = work(job)
-    return {"badly pickled": BadlyPickled, "badly unpickled": BadlyUnpickled}[what](way) if what != "index" else index
+    if stage == "pickling the exception":
+        raise BadlyPickledError(way)
+    if stage == "unpickling the exception":
+        raise BadlyUnpickledError(way)
+    return AFTER_THE_WORK[stage](way) if stage in AFTER_THE_WORK else index
 
 
 # --- tasks that leave something behind ------------------------------------------------------------
@@ -460,3 +469,43 @@ def spin_forever(_: Any = None) -> NoReturn:
     """Compute without ever waiting."""
     while True:
         pass
+
+
+def hold_the_gil_forever(_: Any = None) -> NoReturn:
+    """Compute within one call of C code, so that no other thread of the process ever runs."""
+    sum(itertools.repeat(0))
+    raise AssertionError("endless")
+
+
+HANGING: Final[dict[str, Callable[[], Any]]] = {
+    "sleep": lambda: time.sleep(1000),
+    "spin": spin_forever,
+    "hold the GIL": hold_the_gil_forever,
+    "ignore SIGTERM": ignore_sigterm_and_hang,
+}
+
+
+def hang(log: str, how: str) -> Any:
+    """Leave the process id in the log, then never return, in some way."""
+    note(log, "hangs")
+    return HANGING[how]()
+
+
+# --- tasks that make pools of their own -------------------------------------------------------------
+
+
+def sum_in_nested_pool(numbers: list[int], **options: Any) -> int:
+    """Add up squares that a pool of this task's own computes."""
+    from pools_core import MakePool
+
+    with MakePool("multicore", n_jobs=2, **options) as pool:
+        return sum(pool.map(square, numbers))
+
+
+def hang_in_nested_pool(log: str, how: str, **options: Any) -> Any:
+    """Leave the process id in the log, and have the workers of a pool of its own do so and hang."""
+    from pools_core import MakePool
+
+    note(log, "nests")
+    with MakePool("multicore", n_jobs=2, **options) as pool:
+        return pool.starmap(hang, [(log, how)] * 2, chunksize=1)

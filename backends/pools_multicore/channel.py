@@ -1,0 +1,205 @@
+"""One worker's line: frames over a stream socket, of which the engine and the worker hold an end each.
+
+    8 bytes        kind, number of parts
+    8 bytes each   the parts' lengths
+    the parts
+
+``FrameReader`` and ``frame_bytes`` never touch a socket.  Whoever meets end-of-file treats the peer as
+gone; nobody sends a goodbye, and a frame that was cut off by it never came.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from pools_core.calls import type_buffer
+from pools_core.frames import Frame, Kind
+
+__all__ = ["FrameReader", "Outbox", "read_frames", "write_frame"]
+
+_HEAD: Final = struct.Struct("<HxxI")
+_LENGTH: Final = struct.Struct("<Q")
+
+BUFFER: Final = 64 * 1024
+"""Bytes read at a time, of small parts; large ones do not pass through this buffer."""
+
+LARGE: Final = 32 * 1024
+"""Bytes from which a part gets memory of its own and is received straight into it."""
+
+AT_ONCE: Final = 64
+"""Parts in one system call; far below the kernel's limit (IOV_MAX, 1024)."""
+
+
+def frame_bytes(kind: Kind, parts: Sequence[type_buffer]) -> list[type_buffer]:
+    """Return a frame as a few buffers: small parts joined with the head, large ones as they are."""
+    lengths = [len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts]
+    small: list[type_buffer] = [_HEAD.pack(kind, len(parts)), struct.pack(f"<{len(parts)}Q", *lengths)]
+    out: list[type_buffer] = []
+    for part, length in zip(parts, lengths, strict=True):
+        if length < LARGE:
+            small.append(part)
+        else:
+            out += (b"".join(small), part if isinstance(part, bytes | bytearray) else part.cast("B"))
+            small = []
+    if small:
+        out.append(b"".join(small))
+    return out
+
+
+class FrameReader:
+    """Puts frames together from a stream that comes in any pieces.
+
+    Fill ``space()``, say how much with ``filled(n)``, then take ``frames()``.  A part of 32 KiB or more
+    is received straight into its own ``bytearray``, so it is copied once, by the kernel, and what is
+    made of it is writable and private.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        # The frame that is under way: what it is, the lengths still to come, the parts so far.
+        self._kind: Kind | None = None
+        self._lengths: deque[int] = deque()
+        self._parts: list[type_buffer] = []
+        self._large: memoryview | None = None
+
+    @property
+    def mid_part(self) -> bool:
+        """Whether a large part is under way, so that more is sure to come at once."""
+        return self._large is not None
+
+    def space(self) -> memoryview:
+        """Return where the next bytes go."""
+        if self._large is not None:
+            return self._large
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == BUFFER:
+            rest = self._end - self._start
+            self._view[:rest] = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, rest
+        return self._view[self._end :]
+
+    def filled(self, count: int) -> None:
+        """Say that ``count`` bytes of ``space()`` have been filled."""
+        if self._large is None:
+            self._end += count
+        else:
+            self._large = self._large[count:] if count < len(self._large) else None
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames that are complete."""
+        while self._large is None and self._kind_known() and self._fill_parts():
+            assert self._kind is not None
+            frame = (self._kind, self._parts)
+            self._kind, self._parts = None, []
+            yield frame
+
+    def _kind_known(self) -> bool:
+        if self._kind is not None:
+            return True
+        waiting = self._end - self._start
+        if waiting < _HEAD.size:
+            return False
+        kind, n_parts = _HEAD.unpack_from(self._buffer, self._start)
+        after = _HEAD.size + n_parts * _LENGTH.size
+        if n_parts * _LENGTH.size + _HEAD.size > BUFFER:
+            raise ValueError(f"a frame of {n_parts} parts; the peer is no worker of ours")
+        if waiting < after:
+            return False
+        self._lengths = deque(struct.unpack_from(f"<{n_parts}Q", self._buffer, self._start + _HEAD.size))
+        self._start += after
+        self._kind = Kind(kind)
+        return True
+
+    def _fill_parts(self) -> bool:
+        """Move what has come into parts; return whether the frame is whole."""
+        lengths = self._lengths
+        while lengths:
+            length = lengths[0]
+            start = self._start
+            waiting = self._end - start
+            if length < LARGE:
+                if waiting < length:
+                    return False
+                self._parts.append(bytes(self._view[start : start + length]))
+                self._start += length
+                lengths.popleft()
+                continue
+            lengths.popleft()
+            part = bytearray(length)
+            taken = min(length, waiting)
+            part[:taken] = self._view[start : start + taken]
+            self._start += taken
+            self._parts.append(part)
+            if taken < length:
+                self._large = memoryview(part)[taken:]
+                return False
+        return True
+
+
+class Outbox:
+    """What is still to be sent over a socket that must not block.
+
+    Args:
+        sock: the socket, non-blocking.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._waiting: deque[type_buffer] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, kind: Kind, parts: Sequence[type_buffer]) -> None:
+        """Add a frame."""
+        self._waiting.extend(frame_bytes(kind, parts))
+
+    def flush(self) -> bool:
+        """Send what the socket takes now; return whether that was all.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        waiting = self._waiting
+        while waiting:
+            try:
+                if len(waiting) == 1:
+                    sent = self._sock.send(waiting[0])
+                else:
+                    sent = self._sock.sendmsg(list(islice(waiting, AT_ONCE)))
+            except BlockingIOError:
+                return False
+            while sent:
+                first = waiting[0]
+                if sent < len(first):
+                    waiting[0] = memoryview(first)[sent:]
+                    break
+                sent -= len(first)
+                waiting.popleft()
+        return True
+
+
+def write_frame(sock: socket.socket, kind: Kind, parts: Sequence[type_buffer]) -> None:
+    """Send a frame over a blocking socket."""
+    for buffer in frame_bytes(kind, parts):
+        sock.sendall(buffer)
+
+
+def read_frames(sock: socket.socket) -> Iterator[Frame]:
+    """Yield frames from a blocking socket until end-of-file."""
+    reader = FrameReader()
+    while True:
+        count = sock.recv_into(reader.space())
+        if count == 0:
+            return
+        reader.filled(count)
+        yield from reader.frames()

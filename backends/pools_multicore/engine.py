@@ -1,0 +1,602 @@
+"""The multicore engine: worker processes, a socket pair to each, and one wait on all of them.
+
+    submit ─▶ Schedule: which worker? ─▶ its Outbox ═══ socket pair ═══▶ worker
+    wait  ◀── outcomes, deaths, time limits ◀═══ one selector on every worker's line
+
+No queue and no lock is shared between processes: whatever a worker is doing when it dies, it holds
+nothing that others need.  A death is end-of-file on its line; what it was running stands on its board, a
+page of memory shared with it, which outlives it.
+
+A chunk that waits in line behind another goes out with a *ticket*: one number in a pipe which both sides
+can read.  Whoever reads the ticket has the chunk, so an idle worker can be given it although the frame
+has left already, and it never runs twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import marshal
+import mmap
+import os
+import selectors
+import socket
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Any, Final
+
+from pools_core.calls import Call, Chunk, Outcomes
+from pools_core.errors import WorkerDiedError
+from pools_core.frames import Kind, decode_outcomes, decode_refused, encode_call, encode_chunk
+from pools_core.protocol import (
+    Broken,
+    ChunkLost,
+    Engine,
+    Event,
+    Interrupted,
+    TimedOut,
+    WorkerDied,
+    WorkerStarted,
+)
+from pools_core.runner import CHUNK, OFFSET, STARTED
+from pools_multicore.channel import FrameReader, Outbox
+from pools_multicore.inherit import close_in_forked_children, lifeline
+from pools_multicore.process import Process, Starter, may_have_children
+from pools_multicore.schedule import Place, Schedule
+from pools_multicore.settings import MulticoreSettings
+from pools_multicore.worker import BOARD_BYTES, REVOKED, TICKET, WorkerFds, worker_name
+
+__all__ = ["MulticoreEngine"]
+
+STARTS: Final = 3
+"""Workers that may die one after another before they are ready; then there is no point in starting more."""
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A chunk that was sent to a worker.
+
+    Attributes:
+        chunk: the chunk.
+        ticket: its number in the pipe, 0 when it went to an idle worker and has none.
+        dropped: nobody wants its outcomes any more.
+        seconds: time that the parts so far took.
+    """
+
+    chunk: Chunk
+    ticket: int
+    dropped: bool = False
+    seconds: float = 0.0
+
+
+class _Worker:
+    """What the engine knows of one worker."""
+
+    def __init__(self, number: int, name: str, daemon: bool, cpus: tuple[int, ...] | None) -> None:
+        self.number = number
+        self.label = name
+        self.daemon = daemon
+        self.cpus = cpus
+        self.sock, self._far = socket.socketpair()
+        self.sock.setblocking(False)
+        self.reader = FrameReader()
+        self.outbox = Outbox(self.sock)
+        self.watching_for_room = False
+        self.tickets_out, self.tickets_in = os.pipe()
+        os.set_blocking(self.tickets_out, False)
+        self.last_ticket = 0
+        with _board_file() as board:
+            self._board_fd = os.dup(board)
+        self.board = memoryview(mmap.mmap(self._board_fd, BOARD_BYTES)).cast("q")
+        self.process: Process | None = None
+        self.ready = False
+        self.knows: set[int] = set()
+        self.seats: deque[_Seat] = deque()
+        self.timed_out: tuple[int, int] | None = None
+
+    def start(self, starter: Starter, first: bool) -> None:
+        """Start the process."""
+        # Descriptors of its own: in a fork all that belongs to the parent is closed.
+        fds = WorkerFds(
+            os.dup(self._far.fileno()), os.dup(self.tickets_out), os.dup(self._board_fd), os.dup(lifeline())
+        )
+        config = {"name": self.label, "daemon": self.daemon, "cpus": self.cpus, **starter.config()}
+        self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
+        try:
+            self.process = starter.start(fds, first)
+        finally:
+            for fd in fds.as_tuple():
+                os.close(fd)
+            os.close(self._board_fd)
+            self._far.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def name(self) -> str:
+        """Its name for messages."""
+        return worker_name(self.pid)
+
+    def running(self) -> tuple[int, int] | None:
+        """Return the chunk and the offset of the task that it runs, or None."""
+        chunk = self.board[CHUNK]
+        return (chunk, self.board[OFFSET]) if chunk else None
+
+    def take_ticket(self) -> int | None:
+        """Take the oldest ticket back; None if the worker has had them all."""
+        try:
+            return int(TICKET.unpack(os.read(self.tickets_out, TICKET.size))[0])
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+        self.sock.close()
+        os.close(self.tickets_in)
+        os.close(self.tickets_out)
+
+
+class MulticoreEngine(Engine):
+    """Carries chunks to worker processes.
+
+    Workers start with the first chunk: all of them where they are forked from this process, since that
+    is safest before it has threads; else one by one as there is work for them.
+
+    Args:
+        settings: the pool's options.
+
+    Raises:
+        AssertionError: this process is a worker that may have no children.
+    """
+
+    capabilities = frozenset({"n_jobs", "start_method", "daemon", "cpu_ids", "task_timeout"})
+
+    def __init__(self, settings: MulticoreSettings) -> None:
+        assert may_have_children(), (
+            "a worker of a pool with daemon=True may not have children, so no pool of processes either: "
+            "make the outer pool with daemon=False"
+        )
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._schedule = Schedule(settings.n_jobs)
+        self._starter = Starter(settings.start_method)
+        self._workers: dict[int, _Worker] = {}
+        self._numbers = itertools.count()
+        self._homeless: deque[Chunk] = deque()
+        self._events: list[Event] = []
+        self._deferred: set[_Worker] = set()
+        self._failed_starts = 0
+        self._timed = 0
+        self._blocking = False
+        self._touching = False
+        self._shut = False
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        os.set_blocking(self._wake_in, False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._open_fds = True
+        close_in_forked_children(self)
+
+    # --- what the pool calls ------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        return self._settings.n_jobs
+
+    def room(self) -> int:
+        """How many more chunks can be placed to advantage."""
+        return self._schedule.room()
+
+    def open(self, call: Call) -> None:
+        """Nothing yet: a call is sent to a worker along with its first chunk there."""
+
+    def close(self, call: Call) -> None:
+        """Have the workers that know a call forget it."""
+        with self._lock:
+            for worker in self._workers.values():
+                if call.id in worker.knows:
+                    worker.knows.discard(call.id)
+                    worker.outbox.put(Kind.CLOSE, [call.id.to_bytes(8, "little")])
+                    self._flush_soon(worker)
+
+    def submit(self, chunk: Chunk) -> None:
+        """Send a chunk to the worker that suits it best, or start one for it."""
+        with self._lock:
+            if not self._shut:
+                self._give(chunk, self._schedule.place())
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Wait on every worker's line at once."""
+        with self._lock:
+            self._balance()
+            if self._events:
+                timeout = 0
+            elif self._timed:
+                limit = self._next_limit()
+                timeout = limit if timeout is None else min(limit, timeout)
+            self._blocking = True
+        try:
+            ready = self._selector.select(timeout)
+        finally:
+            self._blocking = False
+        self._touching = True
+        with self._lock:
+            for key, mask in ready:
+                self._attend(key, mask)
+            if self._timed:
+                self._enforce_limits()
+            events, self._events = self._events, []
+        self._touching = False
+        return events
+
+    def intact(self) -> bool:
+        """An interrupt that came while the selector slept has done no harm."""
+        return not self._touching
+
+    def wake(self) -> None:
+        """Make ``wait`` return."""
+        with contextlib.suppress(BlockingIOError, OSError):  # full of wake-ups, or closed: both will do
+            os.write(self._wake_in, b"w")
+
+    def cancel(self, chunk: Chunk, kill: bool) -> None:
+        """Take a chunk back from its line, or have its worker stop with it."""
+        with self._lock:
+            if chunk in self._homeless:
+                self._homeless.remove(chunk)
+            for worker in list(self._workers.values()):
+                seat = next((seat for seat in worker.seats if seat.chunk.id == chunk.id), None)
+                if seat is not None:
+                    self._cancel_seat(worker, seat, kill)
+                    return
+
+    def shutdown(self, wait: bool, kill: bool) -> None:
+        """End the workers: by SIGKILL, or with a frame that says so and that comes after their chunks."""
+        with self._lock:
+            if not self._open_fds:
+                return
+            self._shut = True
+            self.wake()
+            if kill:
+                self._kill_all()
+                self._close()
+                return
+            for worker in self._workers.values():
+                worker.outbox.put(Kind.STOP, [])
+                self._flush(worker)
+        if wait:
+            # Nobody else waits on this engine any more.
+            while self._workers:
+                self.wait(None)
+            with self._lock:
+                self._close()
+
+    # --- placing chunks -------------------------------------------------------------------------------
+
+    def _give(self, chunk: Chunk, place: Place) -> None:
+        """Send a chunk to its place.  Under the lock, as all that follows."""
+        worker = self._start_worker() if place.worker is None else self._workers[place.worker]
+        if worker is None:
+            self._homeless.append(chunk)
+            return
+        seat = _Seat(chunk, 0)
+        if place.behind:
+            worker.last_ticket += 1
+            seat.ticket = worker.last_ticket
+            os.write(worker.tickets_in, TICKET.pack(seat.ticket))
+        if chunk.call.id not in worker.knows:
+            worker.knows.add(chunk.call.id)
+            worker.outbox.put(Kind.CALL, encode_call(chunk.call))
+        worker.outbox.put(Kind.CHUNK, encode_chunk(chunk, seat.ticket))
+        worker.seats.append(seat)
+        self._schedule.gave(worker.number, chunk.id)
+        self._timed += chunk.call.task_timeout is not None
+        if place.behind:
+            self._flush_soon(worker)
+        else:
+            self._flush(worker)
+
+    def _flush_soon(self, worker: _Worker) -> None:
+        """Send what waits for a busy worker together, when this thread is about to wait.
+
+        If some thread is waiting already, there is no such moment, and it goes now.
+        """
+        if self._blocking:
+            self._flush(worker)
+        else:
+            self._deferred.add(worker)
+
+    def _flush(self, worker: _Worker) -> None:
+        try:
+            done = worker.outbox.flush()
+        except OSError:  # it died; end-of-file says so in a moment, with all that it had sent before
+            done = True
+        if done is worker.watching_for_room and worker.number in self._workers:
+            worker.watching_for_room = not done
+            mask = selectors.EVENT_READ if done else selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(worker.sock, mask, worker)
+
+    def _balance(self) -> None:
+        """Before going to sleep: nobody is idle while another has chunks in line, and all has been sent."""
+        while self._homeless and not self._shut:
+            place = self._schedule.place()
+            if place.worker is None and self._failed_starts >= STARTS:
+                break
+            self._give(self._homeless.popleft(), place)
+        while (theft := self._schedule.steal()) is not None and not self._shut:
+            victim, place = theft
+            if not self._steal(self._workers[victim], place):
+                break
+        while self._deferred:
+            worker = self._deferred.pop()
+            if worker.number in self._workers:
+                self._flush(worker)
+
+    def _steal(self, victim: _Worker, place: Place) -> bool:
+        """Move the oldest chunk in a worker's line to another place; False if there was none to move."""
+        ticket = victim.take_ticket()
+        if ticket is None:
+            return False
+        seat = next(seat for seat in victim.seats if seat.ticket == ticket)
+        self._leave(victim, seat, None)
+        if not seat.dropped:
+            self._give(seat.chunk, place)
+        return True
+
+    def _leave(self, worker: _Worker, seat: _Seat, seconds: float | None) -> None:
+        """Strike a chunk from a worker's line."""
+        worker.seats.remove(seat)
+        self._schedule.ended(worker.number, seat.chunk.id, seconds)
+        self._timed -= seat.chunk.call.task_timeout is not None
+
+    def _cancel_seat(self, worker: _Worker, seat: _Seat, kill: bool) -> None:
+        seat.dropped = True
+        if seat.ticket and worker.board[CHUNK] != seat.chunk.id:
+            # It may still wait in line.  Tickets come in order, so those before it are taken back, too.
+            while seat in worker.seats:
+                ticket = worker.take_ticket()
+                if ticket is None:
+                    break
+                taken = next(one for one in worker.seats if one.ticket == ticket)
+                self._leave(worker, taken, None)
+                if not taken.dropped:
+                    self._homeless.append(taken.chunk)
+            if seat not in worker.seats:
+                self.wake()
+                return
+        worker.board[REVOKED] = seat.chunk.id
+        if kill and worker.process is not None:
+            worker.process.kill(tree=True)
+
+    # --- workers --------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> _Worker | None:
+        """Start a worker, or several, and return one of them; None if that is not possible."""
+        if self._failed_starts >= STARTS:
+            return None
+        first = not self._workers and self._starter.method == "fork" and not self._starter.prepared
+        self._starter.prepare()
+        for _ in range(self.size if first else 1):
+            self._start_one(first)
+        return next(worker for worker in self._workers.values() if not worker.seats)
+
+    def _start_one(self, first: bool) -> None:
+        number = next(self._numbers)
+        slot = self._free_slot()
+        cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
+        worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
+        worker.start(self._starter, first)
+        self._workers[slot] = worker
+        self._schedule.add_worker(slot)
+        self._selector.register(worker.sock, selectors.EVENT_READ, worker)
+        self._flush(worker)
+
+    def _free_slot(self) -> int:
+        return next(slot for slot in range(self.size) if slot not in self._workers)
+
+    def _attend(self, key: selectors.SelectorKey, mask: int) -> None:
+        """Do what a descriptor is ready for."""
+        worker = key.data
+        if worker is None:
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self._wake_out, 4096):
+                    pass
+            return
+        if self._workers.get(worker.number) is not worker:
+            return  # it was killed in this very round
+        if mask & selectors.EVENT_WRITE:
+            self._flush(worker)
+        if mask & selectors.EVENT_READ and not self._receive(worker):
+            self._bury(worker)
+
+    def _receive(self, worker: _Worker) -> bool:
+        """Take in what a worker has sent; return False at end-of-file."""
+        reader = worker.reader
+        while True:
+            try:
+                count = worker.sock.recv_into(reader.space())
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if count == 0:
+                return False
+            reader.filled(count)
+            for kind, parts in reader.frames():
+                self._handle(worker, kind, parts)
+            if not reader.mid_part:
+                return True  # the selector says at once if there is more, and others get their turn
+
+    def _handle(self, worker: _Worker, kind: Kind, parts: list[Any]) -> None:
+        if kind is Kind.OUTCOMES:
+            outcomes = decode_outcomes(parts)
+            seat = self._seat_of(worker, outcomes.chunk)
+            seat.seconds += outcomes.seconds
+            if outcomes.last:
+                self._leave(worker, seat, seat.seconds)
+            if not seat.dropped:
+                self._events.append(outcomes)
+        elif kind is Kind.REFUSED:
+            refused = decode_refused(parts)
+            seat = self._seat_of(worker, refused.chunk)
+            self._leave(worker, seat, None)
+            if not seat.dropped:
+                self._events.append(refused)
+        elif kind is Kind.READY:
+            worker.ready = True
+            self._failed_starts = 0
+            self._events.append(WorkerStarted(worker.name))
+
+    def _seat_of(self, worker: _Worker, chunk: int) -> _Seat:
+        return next(seat for seat in worker.seats if seat.chunk.id == chunk)
+
+    # --- the end of a worker --------------------------------------------------------------------------
+
+    def _bury(self, worker: _Worker) -> None:
+        """A worker's line is at its end: learn how it ended, and say what became of its chunks."""
+        process = worker.process
+        assert process is not None
+        running = worker.running()
+        process.kill(tree=False)  # whatever it started and left behind in its group
+        exitcode = process.reap()
+        self._discard(worker)
+        expected = self._shut and exitcode == 0
+        died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode)
+        if not worker.ready and not self._shut:
+            self._failed_starts += 1
+        for seat in worker.seats:
+            self._timed -= seat.chunk.call.task_timeout is not None
+            if not seat.dropped:
+                self._lose(worker, seat, running, died)
+        worker.seats.clear()
+        if not expected:
+            self._events.append(died)
+        if self._failed_starts >= STARTS:
+            self._break(died)
+
+    def _lose(
+        self, worker: _Worker, seat: _Seat, running: tuple[int, int] | None, died: WorkerDied
+    ) -> None:
+        chunk = seat.chunk
+        if running is None or running[0] != chunk.id:
+            self._homeless.append(chunk)  # it had not begun
+        elif worker.timed_out is None:
+            self._events.append(ChunkLost(chunk.id, running[1], died))
+        elif worker.timed_out == running:
+            self._events.append(ChunkLost(chunk.id, running[1], TimedOut(worker.name)))
+        else:
+            # The task that was condemned ended just before the kill, and the next one had hardly begun.
+            self._events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
+
+    def _break(self, died: WorkerDied) -> None:
+        """Workers die before they are ready: give up, so that nobody waits for ever."""
+        self._failed_starts = 0
+        self._homeless.clear()
+        error = WorkerDiedError(died.pid, died.host, died.exitcode)
+        if self._starter.method != "fork":
+            error.add_note(
+                f"{STARTS} workers in a row; with start_method={self._starter.method!r} each imports the "
+                'main script: is what it runs under `if __name__ == "__main__":`?'
+            )
+        self._events.append(Broken(error))
+
+    def _discard(self, worker: _Worker) -> None:
+        """Let go of a worker."""
+        self._selector.unregister(worker.sock)
+        worker.close()
+        del self._workers[worker.number]
+        self._schedule.forget_worker(worker.number)
+        self._deferred.discard(worker)
+
+    def _kill_all(self) -> None:
+        doomed = list(self._workers.values())
+        for worker in doomed:
+            assert worker.process is not None
+            worker.process.kill(tree=bool(worker.seats))
+        for worker in doomed:
+            assert worker.process is not None
+            self._discard(worker)
+            worker.process.forget()
+
+    def _close(self) -> None:
+        self._open_fds = False
+        self._starter.close()
+        self._selector.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def close_in_child(self) -> None:
+        """In a process forked from this one: close what belongs to the parent."""
+        if not self._open_fds:
+            return
+        self._open_fds = False
+        for worker in self._workers.values():
+            worker.close()
+        self._selector.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    # --- time limits ----------------------------------------------------------------------------------
+
+    def _limits(self) -> list[tuple[_Worker, tuple[int, int], int]]:
+        """Return for each task with a limit the worker, where it stands, and the nanoseconds left."""
+        now = monotonic_ns()
+        found = []
+        for worker in self._workers.values():
+            limits = [seat.chunk.call.task_timeout for seat in worker.seats]
+            if worker.timed_out is not None or not any(limit is not None for limit in limits):
+                continue
+            running = worker.running()
+            seat = next((seat for seat in worker.seats if running and seat.chunk.id == running[0]), None)
+            if running is None or seat is None or seat.chunk.call.task_timeout is None:
+                shortest = min(limit for limit in limits if limit is not None)
+                found.append((worker, (0, 0), int(shortest * 1e9)))
+                continue
+            started = worker.board[STARTED]
+            left = started + int(seat.chunk.call.task_timeout * 1e9) - now
+            # It may have gone on to its next task between the two readings.
+            found.append((worker, running if worker.running() == running else (0, 0), left))
+        return found
+
+    def _next_limit(self) -> float:
+        """Return the seconds until the first task may be over its limit."""
+        return max(0.0, min((left for _, _, left in self._limits()), default=0) / 1e9)
+
+    def _enforce_limits(self) -> None:
+        for worker, running, left in self._limits():
+            if left <= 0 and running[0]:
+                worker.timed_out = running
+                assert worker.process is not None
+                worker.process.kill(tree=True)
+
+
+def _board_file() -> Any:
+    """Return a context that gives the descriptor of a page of shared memory without a name."""
+    return _memfd() if sys.platform == "linux" else _temporary()
+
+
+@contextlib.contextmanager
+def _memfd() -> Any:
+    fd = os.memfd_create("pools-board")
+    try:
+        os.ftruncate(fd, BOARD_BYTES)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _temporary() -> Any:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(BOARD_BYTES)
+        yield file.fileno()

@@ -1,0 +1,108 @@
+"""What child processes get from this one, and what they must not.
+
+They must not keep a parent's end of another worker's line: that worker would not see its parent die.
+They do get the lifeline, by which each notices that the parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import weakref
+from multiprocessing import spawn
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["close_in_forked_children", "fresh_python", "lifeline", "preparation"]
+
+
+class ParentsOwn(Protocol):
+    """Something that holds descriptors of the parent."""
+
+    def close_in_child(self) -> None:
+        """Close them."""
+
+
+_parents_own: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def close_in_forked_children(owner: ParentsOwn) -> None:
+    """Have ``owner.close_in_child()`` called in every process that is forked from this one.
+
+    Also in those that the user forks, with ``os.fork`` or ``multiprocessing``.  The owner is held weakly.
+    """
+    _parents_own.add(owner)
+
+
+class _Lifeline:
+    """A pipe to which nothing is ever written; workers see its end when this process is gone."""
+
+    def __init__(self) -> None:
+        self.read, self._write = os.pipe()
+        close_in_forked_children(self)
+
+    def close_in_child(self) -> None:
+        """Let go of both ends; a worker has a descriptor of its own."""
+        global _lifeline
+        _lifeline = None
+        os.close(self._write)
+        os.close(self.read)
+
+
+_lifeline: _Lifeline | None = None
+
+
+def lifeline() -> int:
+    """Return the reading end of this process's lifeline, which stays open as long as the process lives."""
+    global _lifeline
+    if _lifeline is None:
+        _lifeline = _Lifeline()
+    return _lifeline.read
+
+
+def fresh_python(module: str, function: str, fds: tuple[int, ...]) -> int:
+    """Start a fresh interpreter that calls ``module.function(*fds)``, and return its pid.
+
+    Args:
+        module: one of ours.
+        function: its entry.
+        fds: descriptors that it inherits, under the same numbers.
+    """
+    # Where our packages lie, in case that is known to this process only (a changed sys.path).
+    import pools_core
+
+    ours = [str(Path(file).parent.parent) for file in (pools_core.__file__, __file__) if file]
+    code = (
+        f"import sys; sys.path.extend(p for p in {ours!r} if p not in sys.path); "
+        f"from {module} import {function}; {function}{fds}"
+    )
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing.util does
+    process = subprocess.Popen([os.fsdecode(spawn.get_executable()), *flags, "-c", code], pass_fds=fds)
+    process.returncode = 0  # whoever started it waits for it by pid, and Popen shall not
+    return process.pid
+
+
+def preparation() -> bytes:
+    """Return what a fresh interpreter needs to import the main script as this one did, pickled.
+
+    Raises:
+        RuntimeError: this process is itself just importing its main script; see the text.
+    """
+    data = spawn.get_preparation_data("pools")
+    # multiprocessing guards its key against being pickled unawares; here it goes to our own child, over
+    # a socket pair, as multiprocessing sends it, too.
+    data["authkey"] = bytes(data["authkey"])
+    return pickle.dumps(data)
+
+
+def _after_fork() -> None:
+    owners = list(_parents_own)
+    _parents_own.clear()
+    for owner in owners:
+        with contextlib.suppress(OSError):
+            owner.close_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,243 @@
+"""A worker process: from its first instruction to its last.
+
+    become a worker ─▶ CONFIG ─▶ READY ─▶ frames, one by one, until STOP or end-of-file
+
+Nothing heavy may be imported here: a spawned worker imports this module first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import marshal
+import mmap
+import multiprocessing.process
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from pools_core.calls import Call, Outcomes, Refused
+from pools_core.frames import (
+    Kind,
+    decode_call,
+    decode_chunk,
+    encode_outcomes,
+    encode_refused,
+)
+from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
+from pools_multicore.channel import read_frames, write_frame
+
+__all__ = ["BOARD_BYTES", "REVOKED", "TICKET", "WorkerFds", "run_worker", "worker_name"]
+
+REVOKED: Final = BOARD_SLOTS
+"""Slot of the board that the engine writes: id of a chunk that shall not go on after its running task."""
+
+BOARD_BYTES: Final = mmap.PAGESIZE
+TICKET: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFds:
+    """The descriptors that a worker is born with.
+
+    Attributes:
+        channel: its end of the socket pair.
+        tickets: reading end of the pipe of tickets.
+        board: shared memory of one page.
+        lifeline: reading end of a pipe whose writing end only the parent holds.
+    """
+
+    channel: int
+    tickets: int
+    board: int
+    lifeline: int
+
+    def as_tuple(self) -> tuple[int, int, int, int]:
+        """Return them in the order of the fields."""
+        return self.channel, self.tickets, self.board, self.lifeline
+
+
+def worker_name(pid: int) -> str:
+    """Return a worker's name for messages."""
+    return f"worker {pid} on {socket.gethostname()}"
+
+
+def run_worker(fds: WorkerFds) -> NoReturn:
+    """Be a worker; ends the process."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)  # the whole tree can be killed as a group, and a terminal's Ctrl-C passes it by
+    signal.set_wakeup_fd(-1)  # an event loop's of the parent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _hold_to(fds.lifeline)
+    channel = socket.socket(fileno=fds.channel)
+    channel.setblocking(True)
+    code = 1
+    try:
+        frames = read_frames(channel)
+        kind, parts = next(frames)
+        assert kind is Kind.CONFIG
+        config: dict[str, Any] = marshal.loads(parts[0])
+        _prepare(config)
+        process = _Process(config, lambda: _Worker(channel, fds).serve(frames))
+        code = process.bootstrap()
+    except (StopIteration, ConnectionError):
+        code = 0  # the parent is gone, or changed its mind
+    finally:
+        os._exit(code)
+
+
+class _Process(multiprocessing.process.BaseProcess):
+    """What ``multiprocessing`` believes about this process.
+
+    Its ``_bootstrap`` is what every Python child process goes through: it closes stdin, runs what
+    libraries registered for after a fork and for the exit, and flushes the standard streams.
+    """
+
+    _start_method = None
+
+    def __init__(self, config: dict[str, Any], serve: Callable[[], None]) -> None:
+        # Made in the child, of whatever the parent was.
+        self._serve = serve
+        super().__init__(name=config["name"])
+        self._config["daemon"] = config["daemon"]  # type: ignore[attr-defined]  # as BaseProcess.daemon, but after the start
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self._serve()
+
+    def bootstrap(self) -> int:
+        """Run, and return the exit code."""
+        return int(self._bootstrap())  # type: ignore[attr-defined]  # see the class
+
+
+def _prepare(config: dict[str, Any]) -> None:
+    """Become what the parent wants, in a process that was not forked from it."""
+    if config["cpus"] is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, config["cpus"])
+    if (environ := config["environ"]) is not None:
+        for key in os.environ.keys() - environ.keys():
+            del os.environ[key]
+        os.environ.update(environ)
+    if config["path"] is not None:
+        sys.path[:] = config["path"]
+    if config["cwd"] is not None:
+        with contextlib.suppress(OSError):  # as in the parent it may have been removed
+            os.chdir(config["cwd"])
+    if config["prepare"] is not None:
+        import pickle
+        from multiprocessing import spawn
+
+        # Comes over the parent's own socket pair; imports the main script, under another name.
+        spawn.prepare(pickle.loads(config["prepare"]))
+
+
+class _Worker:
+    """The loop of a worker."""
+
+    def __init__(self, channel: socket.socket, fds: WorkerFds) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._tickets = fds.tickets
+        self._ticket = 0
+        self._calls: dict[int, Call] = {}
+        self._board = memoryview(mmap.mmap(fds.board, BOARD_BYTES)).cast("q")
+        os.close(fds.board)
+        self._flusher = Flusher()
+        self._runner = Runner(self._send, worker_name(os.getpid()), self._board, self._flusher)
+        signal.signal(signal.SIGINT, self._on_sigint)
+        # A process that a task forks must not hold this worker's line open after its death.
+        os.register_at_fork(after_in_child=self._let_go)
+
+    def serve(self, frames: Any) -> None:
+        """Answer frames until STOP or end-of-file."""
+        self._send_frame(Kind.READY, [])
+        for kind, parts in frames:
+            if kind is Kind.CHUNK:
+                chunk, ticket = decode_chunk(parts, self._calls)
+                if ticket and not self._redeem(ticket):
+                    continue  # another worker has it
+                self._runner.run(chunk, lambda id=chunk.id: self._board[REVOKED] == id)
+                del chunk, parts  # an idle worker keeps no arguments alive
+            elif kind is Kind.CALL:
+                call = decode_call(parts)
+                self._calls[call.id] = call
+                self._runner.open(call)
+            elif kind is Kind.CLOSE:
+                number = int.from_bytes(parts[0], "little")
+                self._calls.pop(number, None)
+                self._runner.close(number)
+            elif kind is Kind.STOP:
+                break
+        self._flusher.stop()
+
+    def _redeem(self, ticket: int) -> bool:
+        """Take the ticket of a chunk that waited in line; False if the engine took it back.
+
+        The pipe is read by both sides, and the kernel gives each ticket to one of them: whoever has the
+        ticket has the chunk.  Tickets rise, so one higher than expected means that ours is gone.
+        """
+        while self._ticket < ticket:
+            try:
+                self._ticket = TICKET.unpack(os.read(self._tickets, TICKET.size))[0]
+            except BlockingIOError:
+                return False
+        return self._ticket == ticket
+
+    def _send(self, event: Outcomes | Refused) -> None:
+        if isinstance(event, Outcomes):
+            self._send_frame(Kind.OUTCOMES, encode_outcomes(event))
+        else:
+            self._send_frame(Kind.REFUSED, encode_refused(event))
+
+    def _send_frame(self, kind: Kind, parts: list[Any]) -> None:
+        with self._lock:
+            write_frame(self._channel, kind, parts)
+
+    def _on_sigint(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C is for the parent; somebody who signals this very worker means its task."""
+        if self._board[CHUNK]:
+            raise KeyboardInterrupt
+
+    def _let_go(self) -> None:
+        self._channel.close()
+        with contextlib.suppress(OSError):
+            os.close(self._tickets)
+
+
+def _hold_to(lifeline: int) -> None:
+    """See to it that this process, and its group, ends when the parent is gone, whatever it is doing.
+
+    On Linux the kernel does it: it sends SIGKILL to the group when the pipe loses its last writer
+    (fcntl(2), F_SETSIG and F_SETOWN).  These belong to the open file, which all workers would share, so
+    the pipe is opened anew.  Elsewhere a thread waits for the end of the pipe.
+    """
+    try:
+        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+        if select.select([own], [], [], 0)[0]:
+            os._exit(1)  # it was gone before we began to listen
+    except (OSError, AttributeError):
+        threading.Thread(target=_watch, args=(lifeline,), name="pools-lifeline", daemon=True).start()
+    else:
+        os.close(lifeline)
+
+
+def _watch(lifeline: int) -> None:
+    while os.read(lifeline, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def spawned(*numbers: int) -> NoReturn:
+    """Entry of a worker that was started as a fresh interpreter; the numbers are its descriptors."""
+    run_worker(WorkerFds(*numbers))

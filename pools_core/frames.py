@@ -1,0 +1,117 @@
+"""Calls, chunks and outcomes as bytes, for every engine whose workers are other processes.
+
+A frame is a kind and some parts; each part is a bytes-like object, so that large buffers are carried
+as they are.  The first part of a frame is its fixed fields; a user's values come after it, packed.
+
+Only this module knows the layout.  It opens nothing of the user's: fixed fields are ``struct``s and
+``marshal``led plain values, both free of code.
+"""
+
+from __future__ import annotations
+
+import enum
+import marshal
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from pools_core.calls import Call, Chunk, Convention, FailedTask, Outcomes, Packed, Refused, type_buffer
+
+__all__ = ["Frame", "Kind", "decode_call", "decode_chunk", "decode_outcomes", "encode_call", "encode_chunk"]
+
+
+class Kind(enum.IntEnum):
+    """What a frame is."""
+
+    CONFIG = 1
+    """To a worker, first: how it is to be."""
+    READY = 2
+    """From a worker, first: it can take chunks."""
+    CALL = 3
+    """To a worker: a call it will get chunks of."""
+    CLOSE = 4
+    """To a worker: that call is over."""
+    CHUNK = 5
+    """To a worker: run this."""
+    OUTCOMES = 6
+    """From a worker."""
+    REFUSED = 7
+    """From a worker."""
+    STOP = 8
+    """To a worker: finish and end."""
+
+
+Frame = tuple[Kind, list[type_buffer]]
+
+_CHUNK: Final = struct.Struct("<QQQIQ")
+_OUTCOMES: Final = struct.Struct("<QIIdB")
+_MARSHAL: Final = 2
+_FAILED_FIELDS: Final = ("offset", "type_name", "text", "traceback", "arguments", "worker", "error")
+
+
+def encode_call(call: Call) -> list[type_buffer]:
+    """Return the parts of a CALL frame.  The function must be packed."""
+    assert isinstance(call.function, Packed)
+    fields = (call.id, int(call.convention), call.task_timeout, call.seed)
+    return [marshal.dumps(fields, _MARSHAL), call.function.data, *call.function.buffers]
+
+
+def decode_call(parts: Sequence[type_buffer]) -> Call:
+    """Return the call in a CALL frame, its function still packed."""
+    number, convention, task_timeout, seed = marshal.loads(parts[0])
+    return Call(number, Packed(parts[1], parts[2:]), Convention(convention), task_timeout, seed)
+
+
+def encode_chunk(chunk: Chunk, ticket: int = 0) -> list[type_buffer]:
+    """Return the parts of a CHUNK frame.
+
+    Args:
+        chunk: the chunk, its items packed.
+        ticket: a number that the engine may give it for its own use.
+    """
+    items = chunk.items
+    assert isinstance(items, Packed)
+    fields = _CHUNK.pack(chunk.id, chunk.call.id, chunk.start, chunk.size, ticket)
+    return [fields, items.data, *items.buffers]
+
+
+def decode_chunk(parts: Sequence[type_buffer], calls: dict[int, Call]) -> tuple[Chunk, int]:
+    """Return the chunk in a CHUNK frame, its items still packed, and its ticket.
+
+    Raises:
+        KeyError: its call has not come before it.
+    """
+    number, call, start, size, ticket = _CHUNK.unpack(parts[0])
+    return Chunk(number, calls[call], start, size, Packed(parts[1], parts[2:])), ticket
+
+
+def encode_outcomes(outcomes: Outcomes) -> list[type_buffer]:
+    """Return the parts of an OUTCOMES frame.  The values must be packed."""
+    values = outcomes.values
+    assert isinstance(values, Packed)
+    fields = _OUTCOMES.pack(outcomes.chunk, outcomes.first, outcomes.count, outcomes.seconds, outcomes.last)
+    failures = b""
+    if outcomes.failures:
+        rows = [tuple(getattr(failed, name) for name in _FAILED_FIELDS) for failed in outcomes.failures]
+        failures = marshal.dumps(rows, _MARSHAL)
+    return [fields, failures, values.data, *values.buffers]
+
+
+def decode_outcomes(parts: Sequence[type_buffer]) -> Outcomes:
+    """Return the outcomes in an OUTCOMES frame, the values still packed."""
+    chunk, first, count, seconds, last = _OUTCOMES.unpack(parts[0])
+    failures: tuple[FailedTask, ...] = ()
+    if len(parts[1]):
+        rows = cast("list[tuple[Any, ...]]", marshal.loads(parts[1]))
+        failures = tuple(FailedTask(*row) for row in rows)
+    return Outcomes(chunk, first, count, Packed(parts[2], parts[3:]), failures, seconds, bool(last))
+
+
+def encode_refused(refused: Refused) -> list[type_buffer]:
+    """Return the parts of a REFUSED frame."""
+    return [refused.chunk.to_bytes(8, "little")]
+
+
+def decode_refused(parts: Sequence[type_buffer]) -> Refused:
+    """Return what a REFUSED frame says."""
+    return Refused(int.from_bytes(parts[0], "little"))
