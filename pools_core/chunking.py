@@ -56,8 +56,8 @@ class Chunker:
 
     @property
     def last(self) -> int:
-        """Size of the chunk before, or 1."""
-        return self._last
+        """Size of the chunk before, or 1; of a fixed size, the larger of its two neighbours."""
+        return self._last if self._fixed is None else math.ceil(self._fixed)
 
     def learn(self, tasks: int, seconds: float) -> None:
         """Take note that so many tasks took a worker so long.

@@ -54,20 +54,20 @@ def _pickled(error: BaseException) -> bytes | None:
     """Pickle an exception without its traceback; None if it cannot be."""
     try:
         return bytes(pickle.dumps(error, 5))
-    except Exception:  # whatever its __reduce__ raises: the caller gets the text of it instead
+    except BaseException:  # whatever its __reduce__ raises: the caller gets the text of it instead
         pass
     try:
         import cloudpickle
 
         return bytes(cloudpickle.dumps(error, 5))
-    except Exception:  # likewise
+    except BaseException:  # likewise
         return None
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # a __str__ that raises must not hide the failure that it describes
+    except BaseException as broken:  # a __str__ that raises must not hide the failure that it describes
         return f"<str() of it raised {type(broken).__name__}>"
 
 
@@ -75,7 +75,7 @@ def _format(error: BaseException) -> str:
     """Format the traceback, beginning with the user's own frames."""
     try:
         return "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
-    except Exception as broken:  # as above
+    except BaseException as broken:  # as above
         return f"<its traceback could not be formatted: {type(broken).__name__}>"
 
 
@@ -96,7 +96,7 @@ def shown(item: Any, convention: Convention) -> str:
             text = f"({', '.join(parts)})"
         else:
             text = _repr.repr(item)
-    except Exception as broken:  # a repr is the user's code, too
+    except BaseException as broken:  # a repr is the user's code, too
         text = f"<repr raised {type(broken).__name__}>"
     return text if len(text) <= ARGUMENTS_SHOWN else text[: ARGUMENTS_SHOWN - 1] + "…"
 
@@ -112,7 +112,9 @@ def rebuild(failed: FailedTask, index: int) -> BaseException:
     if isinstance(error, bytes):
         try:
             error = pickle.loads(error)
-        except Exception:  # its __init__ or __setstate__ is the user's; its text is still good
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # its __init__ or __setstate__ is the user's; its text is still good
             error = None
     if not isinstance(error, BaseException):
         error = RemoteError(failed.type_name, failed.text, failed.traceback)

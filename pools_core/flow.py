@@ -75,10 +75,15 @@ class Flow:
         self.in_flight: dict[int, InFlight] = {}
         self.inbox: deque[tuple[InFlight, Outcomes | ChunkLost | Refused]] = deque()
         self.finished = False
+        """Whether it is over: nothing more will be sent or taken in."""
+        self.told = False
+        """Whether it counts as ready: it is over, and its callback has been called."""
         self.error: BaseException | None = None
         self.value: Any = None
         self.on_end: Callable[[], None] | None = None
-        """Called once by the background thread when the flow has ended: callbacks and futures."""
+        """Called once when the flow has ended, by whichever thread ended it; must not block."""
+        self.callback: Callable[[], None] | None = None
+        """The user's, called before the result counts as ready."""
         self.admit: Callable[[], bool] | None = None
         """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
         self.watched = False
@@ -110,6 +115,12 @@ class Flow:
         self.inbox.clear()
         self._again.clear()
         return out
+
+    def release(self) -> None:
+        """Let go of all but the result: the call is over, but who holds its result may do so for long."""
+        self.pool = None
+        self.function = _over
+        self._again.clear()
 
     # --- by the owner ----------------------------------------------------------------------------
 
@@ -251,6 +262,11 @@ class TaskFlow(Flow):
         """Return the packed arguments."""
         return self.packed if self.packed is not None else super().pack_batch(start, items)
 
+    def release(self) -> None:
+        """Let go of the arguments, too."""
+        super().release()
+        self.packed = None
+
     def _put(self, index: int, values: list[Any]) -> None:
         self.value = values[0]
         self._complete = True
@@ -291,7 +307,7 @@ class MapFlow(Flow):
         self._iterating = sink if isinstance(sink, OrderedParts | UnorderedParts) else None
         self._length = settings.iterable_len if settings.iterable_len is not None else _length(iterable)
         self._cut_at = settings.iterable_len
-        self._sequence = iterable if type(iterable) in (list, tuple, range) else None
+        self._sequence: Any = iterable if type(iterable) in (list, tuple, range) else None
         self._items = iterator
         self._chunker = Chunker(settings, self._length)
         self._one_by_one = one_by_one
@@ -324,6 +340,13 @@ class MapFlow(Flow):
         if not self._exhausted:
             self._exhausted = True
             self.input_error = error
+
+    def release(self) -> None:
+        """Let go of the input, too."""
+        super().release()
+        self._sequence = None
+        self._items = iter(())
+        self._exhausted = True
 
     def take(self) -> Part | None:
         """Return the next part of an iterating sink; what it returned before counts as delivered."""
@@ -365,8 +388,6 @@ class MapFlow(Flow):
         if self._one_by_one:
             return 1
         chunk = self._chunker.last
-        if self._chunker.fixed:
-            chunk = max(1, int(self.settings.chunk_size or 1))
         busy = 2 * workers + 2
         if not self._measured:
             return busy * chunk
@@ -420,6 +441,10 @@ class MapFlow(Flow):
         """Hand the whole result over."""
         if isinstance(self._sink, ListSink | BagSink):
             self.value = self._sink.value
+
+
+def _over(*args: Any, **kwds: Any) -> None:
+    """Stands for the function of a call that has ended."""
 
 
 def cannot_open(cause: BaseException, index: int) -> SerializationError:

@@ -83,23 +83,15 @@ def pack(value: Any, what: str, *, keep: bool = False, by_value: bool = False) -
             raised.
     """
     buffers: list[type_buffer] = []
-
-    def apart(buffer: pickle.PickleBuffer) -> bool:
-        view = buffer.raw()
-        if view.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(bytearray(view) if keep else view)
-        return False
-
     try:
         if by_value or _main_is_interactive():
-            data = _cloud_dumps(value, apart)
+            data = _dumps_with_code(value, buffers, keep)
         else:
             try:
-                data = pickle.dumps(value, PROTOCOL, buffer_callback=apart)
+                data = _dumps_here(value, buffers, keep)
             except _TRY_BY_VALUE:
                 buffers.clear()
-                data = _cloud_dumps(value, apart)
+                data = _dumps_with_code(value, buffers, keep)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the user's __reduce__ may raise anything; the caller hears of it
@@ -211,17 +203,20 @@ def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
     what = f"the function {getattr(func, '__qualname__', func)!r}"
     # The first byte says what it is: v with its code, r a checked reference to the main script,
     # n whatever pickle made of it, which is mostly a reference, too.
-    if by_value:
-        return Packed(b"v" + _by_value(func, what))
-    code = _main_code(func)
-    if code is not None and not _main_is_interactive():
+    if not by_value and not _main_is_interactive():
         try:
-            name = pickle.dumps(func, PROTOCOL)
+            buffers: list[type_buffer] = []
+            name = _dumps_here(func, buffers)
         except _TRY_BY_VALUE:
-            return Packed(b"v" + _by_value(func, what))
-        return Packed(b"r" + _fingerprint(code) + name)
-    packed = pack(func, what, keep=True)
-    return Packed(b"n" + packed.data, packed.buffers)
+            pass
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's __reduce__ may raise anything
+            raise unpicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}", error) from error
+        else:
+            code = _main_code(func)
+            return Packed(b"n" + name, buffers) if code is None else Packed(b"r" + _fingerprint(code) + name)
+    return Packed(b"v" + _by_value(func, what))
 
 
 def is_by_value(packed: Packed) -> bool:
@@ -290,10 +285,27 @@ def _by_value(func: Callable[..., Any], what: str) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _cloud_dumps(value: Any, apart: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+def _dumps_here(value: Any, buffers: list[type_buffer], keep: bool = True) -> bytes:
+    return pickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep))
+
+
+def _dumps_with_code(value: Any, buffers: list[type_buffer], keep: bool = True) -> bytes:
     import cloudpickle  # 10 ms that a program of importable functions never pays
 
-    return cast("bytes", cloudpickle.dumps(value, PROTOCOL, buffer_callback=apart))
+    return cast("bytes", cloudpickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep)))
+
+
+def _apart(buffers: list[type_buffer], keep: bool) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return a callback for pickle that takes large buffers out of the stream."""
+
+    def apart(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(bytearray(view) if keep else view)
+        return False
+
+    return apart
 
 
 def _main_is_interactive() -> bool:

@@ -14,13 +14,14 @@ from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
+from pools_core.callbacks import PoolFuture
 from pools_core.calls import Convention
 from pools_core.errors import PoolClosedError
 from pools_core.flow import Flow, MapFlow, TaskFlow
 from pools_core.options import DEFAULTS, CallOptions, CallSettings, read_call_options
 from pools_core.protocol import Engine
 from pools_core.pump import Pump
-from pools_core.results import AsyncResult, PartSource, ResultIterator, run_callback
+from pools_core.results import AsyncResult, PartSource, ResultIterator
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Sink, UnorderedParts
 
 __all__ = ["Pool"]
@@ -233,7 +234,7 @@ class Pool:
             PoolClosedError: the pool takes no more work.
             SerializationError: the function or an argument cannot be pickled.
         """
-        future: Future[R] = Future()
+        future: Future[R] = PoolFuture(self._pump.callbacks)
         flow = self._single(func, args, kwargs, DEFAULTS)
         flow.admit = future.set_running_or_notify_cancel
         flow.on_end = lambda: _settle(future, flow)
@@ -366,11 +367,11 @@ class Pool:
         flow = self._map_flow(func, iterable, Convention.ONE, sink, settings, one_by_one=inline)
         flow.pool = self
         self._pump.start(flow, background=False)
-        if settings.task_timeout is not None:
-            self._pump.watch(flow)
         made = ResultIterator.over(PartSource(flow, self._pump.take))
         if not inline:
             self._pump.begin(flow)
+        if settings.task_timeout is not None:
+            self._pump.watch(flow)  # a limit holds also while the consumer is busy
         return made
 
     def _map_async(
@@ -408,7 +409,7 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None,
     ) -> AsyncResult[Any]:
         if callback is not None or error_callback is not None:
-            flow.on_end = lambda: _call_back(flow, callback, error_callback)
+            flow.callback = lambda: _call_back(flow, callback, error_callback)
         result: AsyncResult[Any] = AsyncResult(flow)
         self._launch(flow)
         return result
@@ -443,9 +444,9 @@ def _call_back(
 ) -> None:
     if flow.error is None:
         if callback is not None:
-            run_callback(callback, flow.value)
+            callback(flow.value)
     elif error_callback is not None:
-        run_callback(error_callback, flow.error)
+        error_callback(flow.error)
 
 
 def _drop(pump: Pump, pid: int) -> None:

@@ -109,6 +109,12 @@ class Engine(abc.ABC):
     def size(self) -> int:
         """How many tasks can run at once; may change while the pool is open."""
 
+    def prepare(self) -> None:
+        """Called in the caller's thread before the pool starts a thread of its own.
+
+        For an engine that has something to do while there are no threads yet, such as forking.
+        """
+
     @abc.abstractmethod
     def room(self) -> int:
         """How many more chunks it can take to advantage now; never blocks."""

@@ -25,6 +25,7 @@ from time import monotonic
 from types import FunctionType
 from typing import Any, Final
 
+from pools_core.callbacks import CallbackThread
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Refused
 from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationError
 from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
@@ -77,8 +78,7 @@ class Pump:
         self._background: threading.Thread | None = None
         self._background_waiter = threading.Condition(self.lock)
         self._stirred: deque[Flow] = deque()
-        self._due: deque[Flow] = deque()
-        self._running_due = 0
+        self.callbacks = CallbackThread(f"pools-callbacks-{pool_id}", at_once=self.engine.inline)
         self._background_flows = 0
         self._watched = 0
 
@@ -108,7 +108,7 @@ class Pump:
         Only plain functions that travel by name are kept: anything else may have changed in the
         meantime, its state or its closure.
         """
-        if type(func) is not FunctionType:
+        if type(func) is not FunctionType or self.engine.same_process:
             return self.new_call(func, Convention.APPLY, settings), False
         key = (func, settings.task_timeout, settings.seed)
         with self.lock:
@@ -224,8 +224,6 @@ class Pump:
         """Drive a call to its end in this thread; its failure is for whoever asks for the result."""
         with suppress(Exception):  # what the input raised; it is kept in the flow
             self._drive(flow)
-        if flow.on_end is not None:
-            flow.on_end()
 
     def _drive(self, flow: Flow) -> None:
         try:
@@ -360,17 +358,31 @@ class Pump:
                 self._close(flow.call)
             if flow.background:
                 self._background_flows -= 1
-                if flow.on_end is not None:
-                    self._due.append(flow)
                 self._rouse()
             if flow.watched:
                 self._watched -= 1
-            flow.pool = None
+                self._rouse()
+            flow.release()
+            flow.told = flow.callback is None
             self._ended.notify_all()
             self._dispatch()
+        if flow.on_end is not None:
+            flow.on_end()
+        if flow.callback is not None:
+            self.callbacks.call(self._call_back, flow)
         if self.hooks is not None:
             text = None if error is None else repr(error)
             self.hooks.pools_call_finished(pool_id=self.pool_id, call_id=flow.call.id, error=text)
+
+    def _call_back(self, flow: Flow) -> None:
+        """In the callback thread: tell the user, then whoever waits."""
+        try:
+            if flow.callback is not None:
+                flow.callback()
+        finally:
+            with self.lock:
+                flow.told = True
+                self._ended.notify_all()
 
     # --- the engine: feeding and waiting ------------------------------------------------------------
 
@@ -546,6 +558,8 @@ class Pump:
     def watch(self, flow: Flow) -> None:
         """Have the engine waited on also while the owner of this call does something else."""
         with self.lock:
+            if flow.finished:
+                return
             flow.watched = True
             self._watched += 1
             self._background_waiter.notify_all()
@@ -554,13 +568,8 @@ class Pump:
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
         """Wait until a call of the background thread has ended, or the time is up."""
         deadline = None if timeout is None else monotonic() + timeout
-        if threading.current_thread() is self._background:
-            # A callback waits for another result: then this thread goes on with its work here.
-            while not flow.finished and (deadline is None or monotonic() < deadline):
-                self._serve(deadline)
-            return
         with self.lock:
-            while not flow.finished:
+            while not flow.told:
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
                     return
@@ -583,6 +592,8 @@ class Pump:
     def _ensure_background(self) -> None:
         with self.lock:
             if self._background is None:
+                self._repair()
+                self.engine.prepare()
                 self._background = threading.Thread(
                     target=self._background_loop, name=f"pools-{self.pool_id}", daemon=True
                 )
@@ -591,7 +602,7 @@ class Pump:
     def _background_loop(self) -> None:
         while True:
             try:
-                if not self._serve(None):
+                if not self._serve():
                     return
             except BaseException as error:  # an engine that failed: whoever waits for a result hears of it
                 with self.lock:
@@ -600,37 +611,27 @@ class Pump:
                 for flow in flows:
                     self.abort(flow, error, kill=True)
 
-    def _has_work(self) -> bool:
-        return bool(self._stirred or self._due)
-
-    def _serve(self, deadline: float | None) -> bool:
+    def _serve(self) -> bool:
         """One round of the background thread; return whether it shall go on."""
         with self.lock:
-            while not self._has_work() and not self._background_flows and not self._watched:
+            while not self._needed():
                 if self.closed is not None and not self._flows:
                     return False
-                self._background_waiter.wait(None if deadline is None else max(0.0, deadline - monotonic()))
-                if deadline is not None:
-                    break
-            due = self._due.popleft() if self._due else None
-            self._running_due += due is not None
-            flow = self._stirred.popleft() if self._stirred and due is None else None
+                self._background_waiter.wait()
+            flow = self._stirred.popleft() if self._stirred else None
             if flow is not None:
                 flow.stirred = False
-        if due is not None:
-            if due.on_end is not None:
-                due.on_end()
-            with self.lock:
-                self._running_due -= 1
-                self._ended.notify_all()
-        elif flow is not None:
+        if flow is not None:
             self._tend(flow)
-        elif self._background_flows or self._watched:
-            self._wait(self._background_waiter, self._idle_over, deadline)
+        else:
+            self._wait(self._background_waiter, self._wanted_elsewhere, None)
         return True
 
-    def _idle_over(self) -> bool:
-        return self._has_work() or not (self._background_flows or self._watched)
+    def _needed(self) -> bool:
+        return bool(self._stirred or self._background_flows or self._watched)
+
+    def _wanted_elsewhere(self) -> bool:
+        return bool(self._stirred) or not (self._background_flows or self._watched)
 
     def _tend(self, flow: Flow) -> None:
         """Be the owner of a background call for a moment."""
@@ -667,15 +668,13 @@ class Pump:
             self._joining = True
         if not self.engine.inline and not self._wait(threading.Condition(self.lock), self._imaps_quiet, deadline):
             return False
-        if threading.current_thread() is self._background:
-            return True  # a callback joins: it cannot wait for itself
         with self.lock:
-            while self._due or self._running_due or not all(map(_iterates, self._flows)):
+            while not all(map(_iterates, self._flows)):
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
                     return False
                 self._ended.wait(left)
-        return True
+        return self.callbacks.drain(None if deadline is None else max(0.0, deadline - monotonic()))
 
     def _imaps_quiet(self) -> bool:
         return not any((flow.in_flight or flow.ready) and _iterates(flow) for flow in self._flows)
@@ -702,6 +701,7 @@ class Pump:
         self.engine.shutdown(wait=True, kill=False)
         with self.lock:
             self._background_waiter.notify_all()
+        self.callbacks.stop()
         background = self._background
         if background is not None and background is not threading.current_thread():
             with suppress(RuntimeError):  # it could not be started, at the interpreter's end

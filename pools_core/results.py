@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from pools_core.errors import PoolTimeoutError, RemoteError
 if TYPE_CHECKING:
     from pools_core.flow import Flow, MapFlow
 
-__all__ = ["AsyncResult", "Failure", "PartSource", "ResultIterator", "ToRaise", "run_callback"]
+__all__ = ["AsyncResult", "Failure", "PartSource", "ResultIterator", "ToRaise"]
 
 R = TypeVar("R")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class AsyncResult(Generic[R]):
         """
         self.wait(timeout)
         flow = self._flow
-        if not flow.finished:
+        if not flow.told:
             raise PoolTimeoutError(f"no result within {timeout:g} s; the task goes on, get() may be called again")
         if flow.error is not None:
             try:
@@ -82,7 +80,7 @@ class AsyncResult(Generic[R]):
 
     def ready(self) -> bool:
         """Return whether the result, or a failure, is there."""
-        return self._flow.finished
+        return self._flow.told
 
     def successful(self) -> bool:
         """Return whether there was no failure.
@@ -90,7 +88,7 @@ class AsyncResult(Generic[R]):
         Raises:
             ValueError: the result is not there yet.
         """
-        if not self._flow.finished:
+        if not self._flow.told:
             raise ValueError(f"{self!r} is not ready; call wait() first")
         return self._flow.error is None
 
@@ -105,7 +103,7 @@ class AsyncResult(Generic[R]):
 
     def __repr__(self) -> str:
         flow = self._flow
-        state = "waiting" if not flow.finished else "done" if flow.error is None else "failed"
+        state = "waiting" if not flow.told else "done" if flow.error is None else "failed"
         return f"<{type(self).__name__} {state}>"
 
 
@@ -196,11 +194,3 @@ def _raise(error: BaseException) -> None:
         # Raised as itself it would end the loop over the results, silently (compare PEP 479).
         raise RemoteError("StopIteration", f"a task raised it: {error}", "") from error
     raise error
-
-
-def run_callback(callback: Callable[[Any], object], value: Any) -> None:
-    """Call a user's callback; its failure is logged and harms nothing else."""
-    try:
-        callback(value)
-    except Exception:  # the callback's own failure: there is nobody to raise it to
-        logger.exception("a callback of a pool raised; its result is not affected")

@@ -93,6 +93,8 @@ class Runner:
                 was pressed (and not when the task itself raised it).
         """
         board = self.board
+        if chunk.call.task_timeout is not None:
+            board[STARTED] = monotonic_ns()  # before it shows as running, so that no old time counts
         board[OFFSET] = 0
         board[CHUNK] = chunk.id
         before = current.task
@@ -105,13 +107,14 @@ class Runner:
                 self._fail_all(chunk, error)
             else:
                 self._send(Refused(chunk.id))
-        except Exception as error:  # opening the function or the batch is the user's code
+        except BaseException as error:  # opening the function is the user's code, and may even exit
             self._fail_all(chunk, error)
         else:
             _Run(self, chunk, function, items, sealed, stop).run()
         finally:
             current.task = before
-            board[CHUNK] = 0
+        # Not where an exception passes by: then this worker ends, and the board says in which task.
+        board[CHUNK] = 0
 
     def _function(self, call: Call) -> Callable[..., Any]:
         function = self._functions.get(call.id)
@@ -191,9 +194,9 @@ class _Run:
         timed = self._chunk.call.task_timeout is not None
         since = self._since
         for offset, item in enumerate(self._items):
-            board[OFFSET] = offset
             if timed:
                 board[STARTED] = monotonic_ns()
+            board[OFFSET] = offset
             try:
                 if sealed:
                     item = unpack(item)

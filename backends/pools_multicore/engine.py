@@ -45,8 +45,8 @@ from pools_core.protocol import (
 )
 from pools_core.runner import CHUNK, OFFSET, STARTED
 from pools_multicore.channel import FrameReader, Outbox
-from pools_multicore.inherit import close_in_forked_children, lifeline
-from pools_multicore.process import Process, Starter, may_have_children
+from pools_multicore.inherit import close_in_forked_children, lifeline, no_interrupt
+from pools_multicore.process import Process, Starter, check_not_importing_main, may_have_children
 from pools_multicore.schedule import Place, Schedule
 from pools_multicore.settings import MulticoreSettings
 from pools_multicore.worker import BOARD_BYTES, REVOKED, TICKET, WorkerFds, worker_name
@@ -175,10 +175,12 @@ class MulticoreEngine(Engine):
         self._events: list[Event] = []
         self._deferred: set[_Worker] = set()
         self._failed_starts = 0
+        self._deaths: dict[int, int] = {}
         self._timed = 0
-        self._blocking = False
+        self._waiting = False
         self._touching = False
         self._shut = False
+        self._killed = False
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_out, False)
@@ -193,6 +195,12 @@ class MulticoreEngine(Engine):
     def size(self) -> int:
         """Number of workers."""
         return self._settings.n_jobs
+
+    def prepare(self) -> None:
+        """Start forked workers now, while this process may still have one thread only."""
+        with self._lock:
+            if self._starter.method == "fork" and not self._workers and not self._shut:
+                self._start_worker()
 
     def room(self) -> int:
         """How many more chunks can be placed to advantage."""
@@ -219,26 +227,33 @@ class MulticoreEngine(Engine):
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Wait on every worker's line at once."""
         with self._lock:
+            if self._killed:
+                return ()
             self._balance()
             if self._events:
                 timeout = 0
             elif self._timed:
                 limit = self._next_limit()
                 timeout = limit if timeout is None else min(limit, timeout)
-            self._blocking = True
+            self._waiting = True
         try:
             ready = self._selector.select(timeout)
+            self._touching = True
+            with self._lock:
+                if self._killed:
+                    return ()
+                for key, mask in ready:
+                    self._attend(key, mask)
+                if self._timed:
+                    self._enforce_limits()
+                events, self._events = self._events, []
+            self._touching = False
+            return events
         finally:
-            self._blocking = False
-        self._touching = True
-        with self._lock:
-            for key, mask in ready:
-                self._attend(key, mask)
-            if self._timed:
-                self._enforce_limits()
-            events, self._events = self._events, []
-        self._touching = False
-        return events
+            with self._lock:
+                self._waiting = False
+                if self._killed:
+                    self._close()
 
     def intact(self) -> bool:
         """An interrupt that came while the selector slept has done no harm."""
@@ -263,13 +278,15 @@ class MulticoreEngine(Engine):
     def shutdown(self, wait: bool, kill: bool) -> None:
         """End the workers: by SIGKILL, or with a frame that says so and that comes after their chunks."""
         with self._lock:
-            if not self._open_fds:
+            if not self._open_fds or self._killed:
                 return
             self._shut = True
             self.wake()
             if kill:
+                self._killed = True
                 self._kill_all()
-                self._close()
+                if not self._waiting:  # else whoever waits closes up on the way out
+                    self._close()
                 return
             for worker in self._workers.values():
                 worker.outbox.put(Kind.STOP, [])
@@ -311,7 +328,7 @@ class MulticoreEngine(Engine):
 
         If some thread is waiting already, there is no such moment, and it goes now.
         """
-        if self._blocking:
+        if self._waiting:
             self._flush(worker)
         else:
             self._deferred.add(worker)
@@ -384,6 +401,7 @@ class MulticoreEngine(Engine):
         """Start a worker, or several, and return one of them; None if that is not possible."""
         if self._failed_starts >= STARTS:
             return None
+        check_not_importing_main()
         first = not self._workers and self._starter.method == "fork" and not self._starter.prepared
         self._starter.prepare()
         for _ in range(self.size if first else 1):
@@ -394,11 +412,12 @@ class MulticoreEngine(Engine):
         number = next(self._numbers)
         slot = self._free_slot()
         cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
-        worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
-        worker.start(self._starter, first)
-        self._workers[slot] = worker
-        self._schedule.add_worker(slot)
-        self._selector.register(worker.sock, selectors.EVENT_READ, worker)
+        with no_interrupt():  # a process that was started must be known
+            worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
+            worker.start(self._starter, first)
+            self._workers[slot] = worker
+            self._schedule.add_worker(slot)
+            self._selector.register(worker.sock, selectors.EVENT_READ, worker)
         self._flush(worker)
 
     def _free_slot(self) -> int:
@@ -483,13 +502,20 @@ class MulticoreEngine(Engine):
             self._events.append(died)
         if self._failed_starts >= STARTS:
             self._break(died)
+        if not self._homeless:
+            self._deaths.clear()
 
     def _lose(
         self, worker: _Worker, seat: _Seat, running: tuple[int, int] | None, died: WorkerDied
     ) -> None:
         chunk = seat.chunk
         if running is None or running[0] != chunk.id:
-            self._homeless.append(chunk)  # it had not begun
+            # It had not begun.  But a chunk under which worker after worker dies shall not end them all.
+            self._deaths[chunk.id] = self._deaths.get(chunk.id, 0) + 1
+            if self._deaths[chunk.id] < STARTS:
+                self._homeless.append(chunk)
+            else:
+                self._events.append(ChunkLost(chunk.id, 0, died))
         elif worker.timed_out is None:
             self._events.append(ChunkLost(chunk.id, running[1], died))
         elif worker.timed_out == running:
@@ -519,13 +545,16 @@ class MulticoreEngine(Engine):
         self._deferred.discard(worker)
 
     def _kill_all(self) -> None:
-        doomed = list(self._workers.values())
+        """End all at once.  The books may be torn by an interrupt, so no part of them is relied upon."""
+        doomed = [worker for worker in self._workers.values() if worker.process is not None]
+        self._workers.clear()
         for worker in doomed:
-            assert worker.process is not None
             worker.process.kill(tree=bool(worker.seats))
         for worker in doomed:
-            assert worker.process is not None
-            self._discard(worker)
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(worker.sock)
+            with contextlib.suppress(OSError):
+                worker.close()
             worker.process.forget()
 
     def _close(self) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -24,8 +23,8 @@ import sys
 import threading
 from typing import ClassVar, Final, NoReturn
 
-from pools_multicore.inherit import close_in_forked_children, fresh_python, preparation
-from pools_multicore.worker import WorkerFds, run_worker
+from pools_multicore.inherit import close_in_forked_children, fresh_python, no_interrupt, preparation
+from pools_multicore.worker import WorkerFds, import_main, run_worker
 
 __all__ = ["ForkServer", "serve_fresh"]
 
@@ -53,10 +52,11 @@ class ForkServer:
     def of_this(cls) -> ForkServer:
         """Fork a server off this process."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            near.close()
-            _serve(far)
+        with no_interrupt():
+            pid = os.fork()
+            if pid == 0:
+                near.close()
+                _serve(far)
         far.close()
         return cls(near, pid)
 
@@ -145,15 +145,9 @@ class ForkServer:
 
 def serve_fresh(stream_fd: int, control: int) -> NoReturn:
     """Entry of a fresh server: get ready, then serve.  The numbers are its descriptors."""
-    from multiprocessing import process, spawn
-
     with socket.socket(fileno=stream_fd) as stream:
         data = b"".join(iter(lambda: stream.recv(65536), b""))
-    process.current_process()._inheriting = True  # type: ignore[attr-defined]  # as in any child that imports the main script
-    try:
-        spawn.prepare(pickle.loads(data))
-    finally:
-        del process.current_process()._inheriting  # type: ignore[attr-defined]
+    import_main(data)
     import pools_core.payload  # noqa: F401  what workers need, once for all of them
 
     _serve(socket.socket(fileno=control))
@@ -169,6 +163,7 @@ def _serve(control: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers set their own
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         while True:
             message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 4)
             if not message:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import weakref
+from collections.abc import Iterator
 from multiprocessing import spawn
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["close_in_forked_children", "fresh_python", "lifeline", "preparation"]
+__all__ = ["close_in_forked_children", "fresh_python", "lifeline", "no_interrupt", "preparation"]
 
 
 class ParentsOwn(Protocol):
@@ -82,6 +84,20 @@ def fresh_python(module: str, function: str, fds: tuple[int, ...]) -> int:
     process = subprocess.Popen([os.fsdecode(spawn.get_executable()), *flags, "-c", code], pass_fds=fds)
     process.returncode = 0  # whoever started it waits for it by pid, and Popen shall not
     return process.pid
+
+
+@contextlib.contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back for the moment of a fork.
+
+    What libraries have registered to run around a fork is Python code, too, and the interpreter can only
+    print and drop an exception that is raised in it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def preparation() -> bytes:

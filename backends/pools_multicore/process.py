@@ -19,10 +19,10 @@ import threading
 from typing import Any
 
 from pools_multicore.forkserver import ForkServer
-from pools_multicore.inherit import fresh_python, preparation
+from pools_multicore.inherit import fresh_python, no_interrupt, preparation
 from pools_multicore.worker import WorkerFds, run_worker
 
-__all__ = ["Process", "Starter", "may_have_children", "stop_forkserver"]
+__all__ = ["Process", "Starter", "check_not_importing_main", "may_have_children", "stop_forkserver"]
 
 class Process(abc.ABC):
     """A worker process, as its parent sees it."""
@@ -167,10 +167,21 @@ def may_have_children() -> bool:
     return process is None or not process.current_process().daemon
 
 
+def check_not_importing_main() -> None:
+    """Raise RuntimeError in a worker that is just importing the main script and came to this line of it."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a worker that imports the main script came to a line of it that starts workers of its own: "
+            'put what the script runs under `if __name__ == "__main__":`'
+        )
+
+
 def _fork(fds: WorkerFds) -> int:
-    pid = os.fork()
-    if pid == 0:
-        run_worker(fds)
+    with no_interrupt():
+        pid = os.fork()
+        if pid == 0:
+            run_worker(fds)
     return pid
 
 

@@ -35,7 +35,7 @@ from pools_core.frames import (
 from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
 from pools_multicore.channel import read_frames, write_frame
 
-__all__ = ["BOARD_BYTES", "REVOKED", "TICKET", "WorkerFds", "run_worker", "worker_name"]
+__all__ = ["BOARD_BYTES", "REVOKED", "TICKET", "WorkerFds", "import_main", "run_worker", "worker_name"]
 
 REVOKED: Final = BOARD_SLOTS
 """Slot of the board that the engine writes: id of a chunk that shall not go on after its running task."""
@@ -76,6 +76,7 @@ def run_worker(fds: WorkerFds) -> NoReturn:
         os.setpgid(0, 0)  # the whole tree can be killed as a group, and a terminal's Ctrl-C passes it by
     signal.set_wakeup_fd(-1)  # an event loop's of the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
     _hold_to(fds.lifeline)
     channel = socket.socket(fileno=fds.channel)
     channel.setblocking(True)
@@ -132,11 +133,24 @@ def _prepare(config: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # as in the parent it may have been removed
             os.chdir(config["cwd"])
     if config["prepare"] is not None:
-        import pickle
-        from multiprocessing import spawn
+        import_main(config["prepare"])
 
-        # Comes over the parent's own socket pair; imports the main script, under another name.
-        spawn.prepare(pickle.loads(config["prepare"]))
+
+def import_main(preparation: bytes) -> None:
+    """Become like the parent, and import its main script under another name, as multiprocessing does.
+
+    Args:
+        preparation: what ``inherit.preparation`` made; comes over the parent's own socket pair.
+    """
+    import pickle
+    from multiprocessing import spawn
+
+    process = multiprocessing.process.current_process()
+    process._inheriting = True  # type: ignore[attr-defined]  # a pool that the script starts now is refused
+    try:
+        spawn.prepare(pickle.loads(preparation))
+    finally:
+        del process._inheriting  # type: ignore[attr-defined]
 
 
 class _Worker:
@@ -158,6 +172,11 @@ class _Worker:
 
     def serve(self, frames: Any) -> None:
         """Answer frames until STOP or end-of-file."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
+            self._serve(frames)
+        self._flusher.stop()
+
+    def _serve(self, frames: Any) -> None:
         self._send_frame(Kind.READY, [])
         for kind, parts in frames:
             if kind is Kind.CHUNK:
@@ -176,7 +195,6 @@ class _Worker:
                 self._runner.close(number)
             elif kind is Kind.STOP:
                 break
-        self._flusher.stop()
 
     def _redeem(self, ticket: int) -> bool:
         """Take the ticket of a chunk that waited in line; False if the engine took it back.

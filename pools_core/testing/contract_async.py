@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from pools_core.errors import PoolsError, PoolTimeoutError
+from pools_core.options import CallOptions
 from pools_core.pool import Pool
 from pools_core.testing import tasks
 from pools_core.testing.contract_base import ContractBase
 from pools_core.testing.gate import Gate
 from pools_core.testing.tasks import Misbehaved
-from pools_core.testing.waiting import Background
+from pools_core.testing.waiting import Background, wait_until
 
 __all__ = ["AsyncContract"]
 
@@ -211,8 +212,7 @@ class AsyncContract(ContractBase):
         assert isinstance(future.exception(30), Misbehaved)
         with pytest.raises(Misbehaved):
             future.result(30)
-        wait([future], 30)
-        assert called == [future]
+        wait_until(lambda: called == [future], 30, "the callback was called")  # just after waiters wake
         assert future.done() and not future.cancelled() and not future.running()
 
     def test_a_future_that_waits_can_be_cancelled(self, pool: Pool, gate: Gate, log: str) -> None:
@@ -331,6 +331,20 @@ class AsyncContract(ContractBase):
             jobs += [tasks.Job(before + index, gate=gate.address) for index in range(size)]
 
             assert pool.map(tasks.work, jobs, chunksize=1) == list(range(before + size))
+
+    @pytest.mark.parametrize(
+        "options", [{"chunk_size": 10}, {"n_splits": None}], ids=["chunk_size", "n_splits"]
+    )
+    def test_chunks_of_a_chosen_size_go_to_different_workers(self, pool: Pool, options: CallOptions) -> None:
+        """Who cuts the input into as many parts as there are workers wants all of them to work."""
+        self.needs_two_at_once(pool)
+        size = pool.size
+        if "n_splits" in options:
+            options = {"n_splits": size}
+        with Gate(opens_at=size) as gate:
+            jobs = [tasks.Job(index, gate=None if index % 10 else gate.address) for index in range(10 * size)]
+
+            assert pool.map(tasks.work, jobs, **options) == list(range(10 * size))
 
     def test_separate_calls_can_wait_for_each_other(self, pool: Pool) -> None:
         """Whatever way they came in."""

@@ -12,6 +12,7 @@ this module imports nothing but the standard library, because every worker does.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import itertools
 import os
 import signal
@@ -53,8 +54,9 @@ def go_wrong(way: str) -> NoReturn:
     if way == "os._exit":
         os._exit(EXIT_STATUS)
     number = signal.Signals[way]
-    if number is not signal.SIGKILL:
-        signal.signal(number, signal.SIG_DFL)  # not what faulthandler or a parent put there
+    faulthandler.disable()  # a forked worker may have it from its parent; it would only make noise
+    if number is not signal.SIGKILL and threading.current_thread() is threading.main_thread():
+        signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise AssertionError(f"survived {way}")
 
@@ -412,8 +414,14 @@ def cell(job: Job, cargo: Any, stage: str, way: str) -> Any:
 # --- tasks that leave something behind ------------------------------------------------------------
 
 
-def go_wrong_when_idle(gate: Address, way: str) -> int:
-    """Return at once; a thread goes wrong when the test opens the gate, long after this task."""
+def go_wrong_when_idle(gate: Address, way: str, meeting: Address | None = None) -> int:
+    """Return the process id; a thread goes wrong when the test opens the gate, long after this task.
+
+    Args:
+        gate: where the thread waits.
+        way: how it goes wrong.
+        meeting: a gate that this task itself waits at, so that each worker runs one such task.
+    """
 
     def later() -> None:
         pass_gate(gate, way)
@@ -421,6 +429,8 @@ def go_wrong_when_idle(gate: Address, way: str) -> int:
             sys.excepthook = threading.excepthook = lambda *_: None  # type: ignore[assignment]  # quiet
         go_wrong(way)
 
+    if meeting is not None:
+        pass_gate(meeting)
     threading.Thread(target=later, daemon=True).start()
     return os.getpid()
 

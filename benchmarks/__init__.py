@@ -1,0 +1,1 @@
+"""What pools cost, side by side: ``python -m benchmarks``."""

@@ -1,0 +1,93 @@
+"""The thread in which users' callbacks run, so that one that blocks holds up no result."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+__all__ = ["CallbackThread", "PoolFuture"]
+
+R = TypeVar("R")
+logger = logging.getLogger(__name__)
+
+
+class CallbackThread:
+    """Runs callbacks one at a time, in the order in which they became due; starts with the first one.
+
+    Args:
+        name: of the thread.
+        at_once: start no thread, but run each callback where it becomes due.
+    """
+
+    def __init__(self, name: str, at_once: bool) -> None:
+        self._name = name
+        self._at_once = at_once
+        self._queue: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._idle = threading.Condition()
+        self._pending = 0
+        self._thread: threading.Thread | None = None
+
+    def call(self, callback: Callable[..., object], *args: Any) -> None:
+        """Have ``callback(*args)`` called soon.  Never blocks, unless callbacks run at once."""
+        if self._at_once:
+            _run(callback, args)
+            return
+        with self._idle:
+            self._pending += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                self._thread.start()
+        self._queue.put((callback, args))
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until all that was due has been called; return False if the time was up first.
+
+        A callback cannot wait for itself: called in one, it returns at once.
+        """
+        if threading.current_thread() is self._thread:
+            return True
+        with self._idle:
+            return self._idle.wait_for(lambda: self._pending == 0, timeout)
+
+    def stop(self) -> None:
+        """End the thread after what it has to call; returns when it has ended."""
+        thread = self._thread
+        if thread is not None:
+            self._queue.put(None)
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _loop(self) -> None:
+        while (job := self._queue.get()) is not None:
+            callback, args = job
+            _run(callback, args)
+            del job, callback, args  # a thread that waits keeps nobody's data alive
+            with self._idle:
+                self._pending -= 1
+                self._idle.notify_all()
+
+
+def _run(callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+    try:
+        callback(*args)
+    except Exception:  # the callback's own failure: there is nobody to raise it to
+        logger.exception("a callback of a pool raised; its result is not affected")
+
+
+class PoolFuture(Future[R]):
+    """A future whose done-callbacks run in the pool's callback thread, where they may block."""
+
+    def __init__(self, callbacks: CallbackThread) -> None:
+        super().__init__()
+        self._callbacks = callbacks
+
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
+        """Have ``fn(future)`` called when it is done; at once, in this thread, if it is."""
+        if self.done():
+            super().add_done_callback(fn)
+        else:
+            super().add_done_callback(lambda done: self._callbacks.call(fn, done))

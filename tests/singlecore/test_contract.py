@@ -1,0 +1,15 @@
+"""The reference keeps the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pools_core import MakePool, Pool
+from pools_core.testing import PoolContract
+
+
+class TestSinglecore(PoolContract):
+    inline = True
+
+    def make_pool(self, **options: Any) -> Pool:
+        return MakePool("singlecore", **options)
