@@ -26,7 +26,9 @@ class CallbackThread:
     def __init__(self, name: str, at_once: bool) -> None:
         self._name = name
         self._at_once = at_once
-        self._queue: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = (
+            queue.SimpleQueue()
+        )
         self._idle = threading.Condition()
         self._pending = 0
         self._thread: threading.Thread | None = None

@@ -171,7 +171,9 @@ class WorkerDiedError(PoolsError, RuntimeError):
         where = f"worker process {self.pid} on {self.host}"
         if self.index is None:
             return f"{where} died before it could take a task ({how}); its stderr may say why"
-        hint = " (SIGKILL is also how a system out of memory ends a process)" if how.endswith("SIGKILL") else ""
+        hint = (
+            " (SIGKILL is also how a system out of memory ends a process)" if how.endswith("SIGKILL") else ""
+        )
         return f"{where} died while running task {self.index}: {how}{hint}; other tasks are not affected"
 
 

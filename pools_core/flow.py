@@ -124,8 +124,11 @@ class Flow:
 
     # --- by the owner ----------------------------------------------------------------------------
 
-    @property
-    def complete(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether nothing more will be sent or taken in; another thread may have seen to that."""
+        return self.finished
+
+    def is_complete(self) -> bool:
         """Whether every task is settled and none will follow."""
         raise NotImplementedError  # each kind has its own answer
 
@@ -203,7 +206,8 @@ class Flow:
         }
         if not isinstance(event.values, Packed):
             return list(event.values), failures
-        values, sealed = unpack_batch(event.values)
+        opened, sealed = unpack_batch(event.values)
+        values = opened if isinstance(opened, list) else list(opened)
         if sealed:
             for offset, element in enumerate(values):
                 try:
@@ -215,7 +219,7 @@ class Flow:
         return values, failures
 
     def _settle_lost(self, out: InFlight, event: ChunkLost) -> None:
-        """Fail the task that was running; those that had not started, or whose results were lost, go again."""
+        """Fail the task that was running; the rest, and those whose results were lost, go again."""
         chunk, items, received = out.chunk, out.items, out.received
         running = event.started
         cause = event.cause
@@ -245,8 +249,7 @@ class TaskFlow(Flow):
         self.packed: Packed | None = None
         """The item, where it was packed ahead of time."""
 
-    @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the task is settled."""
         return self._complete
 
@@ -320,8 +323,7 @@ class MapFlow(Flow):
         self._bytes_out = 0.0
         self._measured = False
 
-    @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every task is settled and the input is at its end."""
         return self._exhausted and self._settled == self._pulled and not self._again
 

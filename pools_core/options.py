@@ -71,7 +71,10 @@ NEEDS_ENGINE: Final = frozenset({"task_timeout"})
 
 
 def read_call_options(
-    options: CallOptions | Mapping[str, Any], chunksize: float | None, backend: str, capabilities: frozenset[str]
+    options: CallOptions | Mapping[str, Any],
+    chunksize: float | None,
+    backend: str,
+    capabilities: frozenset[str],
 ) -> CallSettings:
     """Check the options of a call and return them as one frozen object.
 
@@ -112,7 +115,7 @@ def read_call_options(
     kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise TypeError(f"retry_on is an exception type or a tuple of them, not {retry_on!r}")
-    return CallSettings(**cast(CallOptions, given))
+    return CallSettings(**cast("CallOptions", given))
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
@@ -126,13 +129,14 @@ def _number(
 ) -> None:
     if name not in given or (optional and given[name] is None):
         return
-    value = given[name]
+    value: Any = given[name]
     if hasattr(value, "__index__") and not isinstance(value, bool):
         value = given[name] = value.__index__()  # numpy integers
     if isinstance(value, bool) or not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name} is {wanted}, not {type(value).__name__} ({value!r})")
-    if not value >= least or value == math.inf:
+    number: float = given[name]
+    if not number >= least or number == math.inf:
         raise ValueError(f"{name} is a finite number of at least {least:g}, not {value!r}")
 
 

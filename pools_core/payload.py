@@ -1,10 +1,11 @@
 """Values to bytes and back, for whatever has to leave the process.
 
 Three things are packed: functions, the items of a chunk, and the values that tasks returned.  Items
-and values are packed as a batch, in one of two forms:
+and values are packed as a batch, in one of three forms:
 
     m  plain    nothing but numbers, strings, bytes and None: one ``marshal`` of the list.  No code of
                 the user can run in it, neither packing nor opening it, so it cannot fail half-way.
+    r  range    consecutive items of a ``range``: its three numbers.
     e  each     anything else: one pickle per element, opened one by one.  So an element that fails,
                 or kills its process, while it is pickled or unpickled is known by its position.
 
@@ -28,14 +29,15 @@ from pools_core.calls import Packed, type_buffer
 from pools_core.errors import SerializationError, unpicklable
 
 __all__ = [
-    "FunctionUnknownError",
     "PLAIN",
+    "FunctionUnknownError",
     "Sealed",
     "is_by_value",
     "pack",
     "pack_batch",
     "pack_function",
     "seal",
+    "travels_by_name",
     "unpack",
     "unpack_batch",
     "unpack_function",
@@ -119,9 +121,12 @@ def pack_batch(values: Sequence[Any], what: str, start: int = 0) -> Packed:
     Raises:
         SerializationError: one cannot be pickled; the message gives its number.
     """
+    if type(values) is range:
+        return Packed(b"r" + marshal.dumps((values.start, values.stop, values.step), MARSHAL_VERSION))
     types = set(map(type, values))
     if types <= PLAIN or (types == {tuple} and set(map(type, chain.from_iterable(values))) <= PLAIN):
-        return Packed(b"m" + marshal.dumps(list(values), MARSHAL_VERSION))
+        plain: Any = list(values)
+        return Packed(b"m" + marshal.dumps(plain, MARSHAL_VERSION))
     return _each([pack(value, f"{what} {number}", keep=True) for number, value in enumerate(values, start)])
 
 
@@ -129,15 +134,13 @@ def seal(values: Sequence[Any]) -> Packed:
     """Make a batch of results, of which those that are not plain have been packed already."""
     if Sealed in set(map(type, values)):
         return _each(
-            [
-                value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL))
-                for value in values
-            ]
+            [value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL)) for value in values]
         )
-    return Packed(b"m" + marshal.dumps(values, MARSHAL_VERSION))
+    plain: Any = values
+    return Packed(b"m" + marshal.dumps(plain, MARSHAL_VERSION))
 
 
-def unpack_batch(packed: Packed) -> tuple[list[Any], bool]:
+def unpack_batch(packed: Packed) -> tuple[Sequence[Any], bool]:
     """Return the elements of a batch, and whether each is ``Sealed`` and has still to be unpacked.
 
     Raises:
@@ -147,6 +150,8 @@ def unpack_batch(packed: Packed) -> tuple[list[Any], bool]:
     form = bytes(view[:1])
     if form == b"m":
         return cast("list[Any]", marshal.loads(view[1:])), False
+    if form == b"r":
+        return range(*marshal.loads(view[1:])), False
     if form == b"e":
         return list(_entries(view, packed.buffers)), True
     raise SerializationError(f"not a batch of values: it begins with {form!r}")
@@ -201,9 +206,12 @@ def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
         SerializationError: it cannot be pickled.
     """
     what = f"the function {getattr(func, '__qualname__', func)!r}"
-    # The first byte says what it is: v with its code, r a checked reference to the main script,
-    # n whatever pickle made of it, which is mostly a reference, too.
-    if not by_value and not _main_is_interactive():
+    # The first byte says what it is: r a checked reference to the main script; n whatever pickle made of
+    # it, which is mostly a reference, too; c by cloudpickle, with its code but with references to what
+    # its module defines; v with its code and all that it uses of its module.
+    if by_value:
+        return Packed(b"v" + _with_its_module(func, what))
+    if not _main_is_interactive():
         try:
             buffers: list[type_buffer] = []
             name = _dumps_here(func, buffers)
@@ -216,7 +224,13 @@ def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
         else:
             code = _main_code(func)
             return Packed(b"n" + name, buffers) if code is None else Packed(b"r" + _fingerprint(code) + name)
-    return Packed(b"v" + _by_value(func, what))
+    packed = pack(func, what, keep=True, by_value=True)
+    return Packed(b"c" + packed.data, packed.buffers)
+
+
+def travels_by_name(packed: Packed) -> bool:
+    """Whether this is a function that workers look up, so that it is the same each time it is sent."""
+    return bytes(packed.data[:1]) in b"rn"
 
 
 def is_by_value(packed: Packed) -> bool:
@@ -233,7 +247,7 @@ def unpack_function(packed: Packed) -> Callable[..., Any]:
     """
     view = memoryview(packed.data)
     try:
-        if view[:1] == b"r":
+        if bytes(view[:1]) == b"r":
             func = pickle.loads(view[1 + _DIGEST :])
             code = _main_code(func)
             if code is None or _fingerprint(code) != view[1 : 1 + _DIGEST]:
@@ -270,18 +284,23 @@ def _fingerprint(code: CodeType) -> bytes:
     return digest.digest()
 
 
-def _by_value(func: Callable[..., Any], what: str) -> bytes:
-    """Pickle a callable with its code, also when its module is one that could be imported here."""
+def _with_its_module(func: Callable[..., Any], what: str) -> bytes:
+    """Pickle a callable with its code, and what it uses of its module, which workers cannot import."""
     import cloudpickle
 
-    module = sys.modules.get(getattr(func, "__module__", None) or type(func).__module__)
-    known = module is None or module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    name = getattr(func, "__module__", None) or type(func).__module__
+    module = sys.modules.get(name)
+    register = (
+        module is not None
+        and name.partition(".")[0] not in sys.stdlib_module_names
+        and name not in cloudpickle.list_registry_pickle_by_value()
+    )
+    if register:
+        cloudpickle.register_pickle_by_value(module)
     try:
-        if not known:
-            cloudpickle.register_pickle_by_value(module)
         return bytes(pack(func, what, by_value=True).data)
     finally:
-        if not known:
+        if register:
             cloudpickle.unregister_pickle_by_value(module)
 
 

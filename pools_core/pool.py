@@ -79,7 +79,9 @@ class Pool:
         return self._pump.engine.capabilities
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.backend} {self.state} size={self.size} calls={self._pump.calls}>"
+        return (
+            f"<{type(self).__name__} {self.backend} {self.state} size={self.size} calls={self._pump.calls}>"
+        )
 
     # --- maps --------------------------------------------------------------------------------------
 
@@ -276,8 +278,7 @@ class Pool:
         if not self._pump.terminated and not self._pump.drain(timeout):
             return False
         self._pump.stop()
-        self._finalizer.detach()
-        if not self._joined and self._hooks is not None:
+        if self._finalizer.detach() is not None and self._hooks is not None:
             self._hooks.pools_pool_closed(pool_id=self._id)
         self._joined = True
         return True

@@ -109,7 +109,7 @@ class Engine(abc.ABC):
     def size(self) -> int:
         """How many tasks can run at once; may change while the pool is open."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  most engines have nothing to do here
         """Called in the caller's thread before the pool starts a thread of its own.
 
         For an engine that has something to do while there are no threads yet, such as forking.
@@ -165,7 +165,9 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def shutdown(self, wait: bool, kill: bool) -> None:
-        """End every worker.  May be called twice.
+        """End every worker.  May be called twice, and from another thread than the one in ``wait``.
+
+        A ``wait`` that is under way returns; what it returns is no longer of interest.
 
         Args:
             wait: return only when they have ended.

@@ -30,7 +30,7 @@ from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Refused
 from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationError
 from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
 from pools_core.options import CallSettings
-from pools_core.payload import is_by_value, pack_function
+from pools_core.payload import is_by_value, pack_function, travels_by_name
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied, WorkerStarted
 from pools_core.sinks import Part
 
@@ -62,12 +62,14 @@ class Pump:
         """Why nothing new is accepted; None while open."""
         self.terminated = False
         self._joining = False
+        self._stopping = False
         self._chunk_ids = itertools.count(1)
         self._call_ids = itertools.count(1)
         self._flows: set[Flow] = set()
         self._owners: dict[int, Flow] = {}
         self._hungry: deque[deque[Flow] | Flow] = deque()
         self._singles: deque[Flow] = deque()
+        self._given_up: deque[Flow] = deque()
         self._calls: dict[int, Call] = {}
         self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
         self._leader: threading.Thread | None = None
@@ -117,7 +119,7 @@ class Pump:
                 self._kept.move_to_end(key)
                 return call, True
         call = self.new_call(func, Convention.APPLY, settings)
-        if isinstance(call.function, Packed) and is_by_value(call.function):
+        if isinstance(call.function, Packed) and not travels_by_name(call.function):
             return call, False
         with self.lock:
             self._kept[key] = call
@@ -171,6 +173,7 @@ class Pump:
         """
         with self.lock:
             self.check_open()
+            self._sweep()
             self._flows.add(flow)
             flow.background = background
             if background:
@@ -230,12 +233,12 @@ class Pump:
             while True:
                 if flow.inbox:
                     flow.digest()
-                if flow.finished or flow.complete:
+                if flow.is_over() or flow.is_complete():
                     break
                 self.feed(flow)
                 if isinstance(flow, MapFlow) and flow.input_error is not None:
                     raise flow.input_error
-                if not flow.inbox and not flow.finished and not flow.complete:
+                if not flow.inbox and not flow.is_over() and not flow.is_complete():
                     self._step(flow)
         except BaseException as error:
             self.abort(flow, error, kill=True)
@@ -260,14 +263,16 @@ class Pump:
                     if flow.error is not None:
                         raise flow.error
                     return None
-                if flow.complete:
+                if flow.is_complete():
                     self.finish(flow)
                     if flow.input_error is not None:
                         raise flow.input_error
                     return None
                 self.feed(flow)
-                if not flow.inbox and not flow.complete and not self._step(flow, deadline):
-                    raise PoolTimeoutError(f"no result within {timeout:g} s; the iterator goes on, next() may be called again")
+                if not flow.inbox and not flow.is_complete() and not self._step(flow, deadline):
+                    raise PoolTimeoutError(
+                        f"no result within {timeout:g} s; the iterator goes on, next() may be called again"
+                    )
         except PoolTimeoutError:
             raise
         except BaseException as error:
@@ -277,7 +282,7 @@ class Pump:
     def feed(self, flow: Flow) -> None:
         """Pull and pack chunks of a call for as long as the engine or the stock has room."""
         engine = self.engine
-        while not flow.finished:
+        while not flow.is_over():
             if engine.inline:
                 if flow.ready or flow.in_flight:
                     return
@@ -298,7 +303,7 @@ class Pump:
             if isinstance(flow, MapFlow):
                 flow.learn_bytes(items, packed if isinstance(packed, Packed) else None)
             with self.lock:
-                if flow.finished:
+                if flow.is_over():
                     return
                 chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed)
                 flow.ready.append(InFlight(chunk, items))
@@ -316,6 +321,20 @@ class Pump:
             flow.task_failed(start, error, items[0], item_known=False)
         else:
             flow.put_back(start, items)
+
+    def give_up(self, flow: Flow) -> None:
+        """Have a call aborted whose consumer has gone.
+
+        For finalizers: takes no lock, since garbage is collected in any thread at any moment, also in one
+        that somebody who holds the lock is waiting for.
+        """
+        self._given_up.append(flow)
+        self.engine.wake()
+
+    def _sweep(self) -> None:
+        """Abort what was given up.  Under the lock."""
+        while self._given_up:
+            self.abort(self._given_up.popleft(), CancelledError("the iterator was dropped"), kill=False)
 
     def finish(self, flow: Flow) -> None:
         """End a call that is complete."""
@@ -441,6 +460,7 @@ class Pump:
             events: Sequence[Event] | None = None
             with self.lock:
                 try:
+                    self._sweep()
                     if ready():
                         return True
                     if timeout is not None and timeout <= 0:
@@ -615,7 +635,7 @@ class Pump:
         """One round of the background thread; return whether it shall go on."""
         with self.lock:
             while not self._needed():
-                if self.closed is not None and not self._flows:
+                if self._stopping:
                     return False
                 self._background_waiter.wait()
             flow = self._stirred.popleft() if self._stirred else None
@@ -628,20 +648,21 @@ class Pump:
         return True
 
     def _needed(self) -> bool:
-        return bool(self._stirred or self._background_flows or self._watched)
+        watching = self._watched and not self._stopping
+        return bool(self._stirred or self._background_flows or watching)
 
     def _wanted_elsewhere(self) -> bool:
-        return bool(self._stirred) or not (self._background_flows or self._watched)
+        return bool(self._stirred) or not self._needed()
 
     def _tend(self, flow: Flow) -> None:
         """Be the owner of a background call for a moment."""
         try:
             flow.digest()
-            if not flow.finished and not flow.complete:
+            if not flow.is_over() and not flow.is_complete():
                 self.feed(flow)
             if isinstance(flow, MapFlow) and flow.input_error is not None:
                 self.abort(flow, flow.input_error, kill=False)
-            elif not flow.finished and flow.complete:
+            elif not flow.finished and flow.is_complete():
                 self.finish(flow)
         except BaseException as error:  # the user's iterator or exceptions; get() raises it
             self.abort(flow, error, kill=False)
@@ -662,11 +683,14 @@ class Pump:
         """
         deadline = None if timeout is None else monotonic() + timeout
         with self.lock:
+            self._sweep()
             for flow in self._flows:
                 if isinstance(flow, MapFlow) and flow.iterates:
                     flow.stop_input(PoolClosedError("the pool was closed before all input was taken"))
             self._joining = True
-        if not self.engine.inline and not self._wait(threading.Condition(self.lock), self._imaps_quiet, deadline):
+        if not self.engine.inline and not self._wait(
+            threading.Condition(self.lock), self._imaps_quiet, deadline
+        ):
             return False
         with self.lock:
             while not all(map(_iterates, self._flows)):
@@ -684,6 +708,7 @@ class Pump:
         with self.lock:
             self.closed = why
             self.terminated = True
+            self._stopping = True
             flows = list(self._flows)
         for flow in flows:
             self.abort(flow, PoolClosedError(why), kill=True)
@@ -697,15 +722,15 @@ class Pump:
                 waiter.notify_all()
 
     def stop(self) -> None:
-        """End the workers in order, then the background thread; returns when they have ended."""
-        self.engine.shutdown(wait=True, kill=False)
+        """End the helper threads, then the workers in order; returns when they have ended."""
         with self.lock:
-            self._background_waiter.notify_all()
+            self._stopping = True
+            self._rouse()
+        # First of all nobody else may wait on the engine, since its end is waited for there.
+        if self._background is not None:
+            self._background.join()
         self.callbacks.stop()
-        background = self._background
-        if background is not None and background is not threading.current_thread():
-            with suppress(RuntimeError):  # it could not be started, at the interpreter's end
-                background.join()
+        self.engine.shutdown(wait=True, kill=False)
 
 
 def _iterates(flow: Flow) -> bool:

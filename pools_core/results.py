@@ -65,7 +65,9 @@ class AsyncResult(Generic[R]):
         self.wait(timeout)
         flow = self._flow
         if not flow.told:
-            raise PoolTimeoutError(f"no result within {timeout:g} s; the task goes on, get() may be called again")
+            raise PoolTimeoutError(
+                f"no result within {timeout:g} s; the task goes on, get() may be called again"
+            )
         if flow.error is not None:
             try:
                 raise flow.error
@@ -99,7 +101,8 @@ class AsyncResult(Generic[R]):
             Whether it was stopped; False when it had finished.  A ``get`` then raises
             ``concurrent.futures.CancelledError``.
         """
-        return self._flow.pump.abort(self._flow, CancelledError("cancelled by AsyncResult.cancel()"), kill=True)
+        error = CancelledError("cancelled by AsyncResult.cancel()")
+        return self._flow.pump.abort(self._flow, error, kill=True)
 
     def __repr__(self) -> str:
         flow = self._flow
@@ -122,7 +125,7 @@ class ResultIterator(itertools.chain[R]):
         """Return an iterator over the parts of a source."""
         made = cls.from_iterable(source)
         assert isinstance(made, ResultIterator)  # from_iterable makes one of the class that it is asked on
-        made._source = source
+        made._source = source  # noqa: SLF001  its own class
         return made
 
     def next(self, timeout: float | None = None) -> R:
@@ -145,7 +148,7 @@ class ResultIterator(itertools.chain[R]):
     def __del__(self) -> None:
         source = getattr(self, "_source", None)
         if source is not None:
-            source.close()
+            source.forget()
 
 
 class PartSource:
@@ -177,6 +180,11 @@ class PartSource:
             raise StopIteration
         values, some_raise = part
         return map(_value_or_raise, values) if some_raise else iter(values)
+
+    def forget(self) -> None:
+        """As ``close``, but fit for a finalizer: it takes effect when the pool is next used."""
+        if not self._flow.is_over():
+            self._flow.pump.give_up(self._flow)
 
     def close(self) -> None:
         """Give up what has not been delivered."""

@@ -67,8 +67,8 @@ class Runner:
     ) -> None:
         self.worker = worker
         self.board: Board = [0] * BOARD_SLOTS if board is None else board
-        self._send = send
-        self._flusher = flusher
+        self.send = send
+        self.flusher = flusher
         self._functions: dict[int, Callable[..., Any]] = {}
         self._calls: dict[int, Call] = {}
 
@@ -106,7 +106,7 @@ class Runner:
             if isinstance(chunk.call.function, Packed) and is_by_value(chunk.call.function):
                 self._fail_all(chunk, error)
             else:
-                self._send(Refused(chunk.id))
+                self.send(Refused(chunk.id))
         except BaseException as error:  # opening the function is the user's code, and may even exit
             self._fail_all(chunk, error)
         else:
@@ -141,7 +141,7 @@ class Runner:
             describe(error, offset, "not opened", self.worker, in_process) for offset in range(chunk.size)
         )
         values: list[Any] = [None] * chunk.size
-        self._send(Outcomes(chunk.id, 0, chunk.size, values if in_process else seal(values), failures))
+        self.send(Outcomes(chunk.id, 0, chunk.size, values if in_process else seal(values), failures))
 
 
 class _Run:
@@ -156,10 +156,10 @@ class _Run:
         sealed: bool,
         stop: Callable[[], bool] | None,
     ) -> None:
-        self._send = runner._send
+        self._send = runner.send
         self._worker = runner.worker
         self._board = runner.board
-        self._flusher = runner._flusher if chunk.size > 1 else None
+        self._flusher = runner.flusher if chunk.size > 1 else None
         self._chunk = chunk
         self._function = function
         self._items = items
@@ -199,7 +199,7 @@ class _Run:
             board[OFFSET] = offset
             try:
                 if sealed:
-                    item = unpack(item)
+                    item = unpack(item)  # noqa: PLW2901  what a failure shows is the opened one
                 if one:
                     value = function(item)
                 elif star:

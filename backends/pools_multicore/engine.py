@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any, Final
 
-from pools_core.calls import Call, Chunk, Outcomes
-from pools_core.errors import WorkerDiedError
+from pools_core.calls import Call, Chunk
+from pools_core.errors import PoolsError, TransportError, WorkerDiedError
 from pools_core.frames import Kind, decode_outcomes, decode_refused, encode_call, encode_chunk
 from pools_core.protocol import (
     Broken,
@@ -227,7 +227,7 @@ class MulticoreEngine(Engine):
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Wait on every worker's line at once."""
         with self._lock:
-            if self._killed:
+            if self._is_killed():
                 return ()
             self._balance()
             if self._events:
@@ -240,7 +240,7 @@ class MulticoreEngine(Engine):
             ready = self._selector.select(timeout)
             self._touching = True
             with self._lock:
-                if self._killed:
+                if self._is_killed():
                     return ()
                 for key, mask in ready:
                     self._attend(key, mask)
@@ -252,7 +252,7 @@ class MulticoreEngine(Engine):
         finally:
             with self._lock:
                 self._waiting = False
-                if self._killed:
+                if self._is_killed():
                     self._close()
 
     def intact(self) -> bool:
@@ -292,8 +292,7 @@ class MulticoreEngine(Engine):
                 worker.outbox.put(Kind.STOP, [])
                 self._flush(worker)
         if wait:
-            # Nobody else waits on this engine any more.
-            while self._workers:
+            while self._workers:  # nobody else waits on this engine any more
                 self.wait(None)
             with self._lock:
                 self._close()
@@ -302,10 +301,13 @@ class MulticoreEngine(Engine):
 
     def _give(self, chunk: Chunk, place: Place) -> None:
         """Send a chunk to its place.  Under the lock, as all that follows."""
-        worker = self._start_worker() if place.worker is None else self._workers[place.worker]
-        if worker is None:
+        if place.worker is None:
+            self._start_worker()
+            place = self._schedule.place(grow=False)
+        if place.worker is None:
             self._homeless.append(chunk)
             return
+        worker = self._workers[place.worker]
         seat = _Seat(chunk, 0)
         if place.behind:
             worker.last_ticket += 1
@@ -347,8 +349,6 @@ class MulticoreEngine(Engine):
         """Before going to sleep: nobody is idle while another has chunks in line, and all has been sent."""
         while self._homeless and not self._shut:
             place = self._schedule.place()
-            if place.worker is None and self._failed_starts >= STARTS:
-                break
             self._give(self._homeless.popleft(), place)
         while (theft := self._schedule.steal()) is not None and not self._shut:
             victim, place = theft
@@ -397,16 +397,18 @@ class MulticoreEngine(Engine):
 
     # --- workers --------------------------------------------------------------------------------------
 
-    def _start_worker(self) -> _Worker | None:
-        """Start a worker, or several, and return one of them; None if that is not possible."""
-        if self._failed_starts >= STARTS:
-            return None
+    def _start_worker(self) -> None:
+        """Start a worker, or all of them if they are forked from this process."""
         check_not_importing_main()
         first = not self._workers and self._starter.method == "fork" and not self._starter.prepared
-        self._starter.prepare()
-        for _ in range(self.size if first else 1):
-            self._start_one(first)
-        return next(worker for worker in self._workers.values() if not worker.seats)
+        try:
+            self._starter.prepare()
+            for _ in range(self.size if first else 1):
+                self._start_one(first)
+        except OSError as error:  # no process or descriptor to be had, or the fork server died
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS and not self._workers:
+                self._break(TransportError(f"no worker process can be started: {error}"))
 
     def _start_one(self, first: bool) -> None:
         number = next(self._numbers)
@@ -414,7 +416,11 @@ class MulticoreEngine(Engine):
         cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
         with no_interrupt():  # a process that was started must be known
             worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
-            worker.start(self._starter, first)
+            try:
+                worker.start(self._starter, first)
+            except OSError:
+                worker.close()
+                raise
             self._workers[slot] = worker
             self._schedule.add_worker(slot)
             self._selector.register(worker.sock, selectors.EVENT_READ, worker)
@@ -425,7 +431,7 @@ class MulticoreEngine(Engine):
 
     def _attend(self, key: selectors.SelectorKey, mask: int) -> None:
         """Do what a descriptor is ready for."""
-        worker = key.data
+        worker: _Worker | None = key.data
         if worker is None:
             with contextlib.suppress(BlockingIOError):
                 while os.read(self._wake_out, 4096):
@@ -501,13 +507,11 @@ class MulticoreEngine(Engine):
         if not expected:
             self._events.append(died)
         if self._failed_starts >= STARTS:
-            self._break(died)
+            self._break(WorkerDiedError(died.pid, died.host, died.exitcode))
         if not self._homeless:
             self._deaths.clear()
 
-    def _lose(
-        self, worker: _Worker, seat: _Seat, running: tuple[int, int] | None, died: WorkerDied
-    ) -> None:
+    def _lose(self, worker: _Worker, seat: _Seat, running: tuple[int, int] | None, died: WorkerDied) -> None:
         chunk = seat.chunk
         if running is None or running[0] != chunk.id:
             # It had not begun.  But a chunk under which worker after worker dies shall not end them all.
@@ -524,14 +528,13 @@ class MulticoreEngine(Engine):
             # The task that was condemned ended just before the kill, and the next one had hardly begun.
             self._events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
 
-    def _break(self, died: WorkerDied) -> None:
-        """Workers die before they are ready: give up, so that nobody waits for ever."""
+    def _break(self, error: PoolsError) -> None:
+        """Workers cannot start, or die before they are ready: give up, so that nobody waits for ever."""
         self._failed_starts = 0
         self._homeless.clear()
-        error = WorkerDiedError(died.pid, died.host, died.exitcode)
         if self._starter.method != "fork":
             error.add_note(
-                f"{STARTS} workers in a row; with start_method={self._starter.method!r} each imports the "
+                f"{STARTS} in a row; with start_method={self._starter.method!r} each imports the "
                 'main script: is what it runs under `if __name__ == "__main__":`?'
             )
         self._events.append(Broken(error))
@@ -546,18 +549,23 @@ class MulticoreEngine(Engine):
 
     def _kill_all(self) -> None:
         """End all at once.  The books may be torn by an interrupt, so no part of them is relied upon."""
-        doomed = [worker for worker in self._workers.values() if worker.process is not None]
+        doomed = [(worker, worker.process) for worker in self._workers.values() if worker.process is not None]
         self._workers.clear()
-        for worker in doomed:
-            worker.process.kill(tree=bool(worker.seats))
-        for worker in doomed:
+        for worker, process in doomed:
+            process.kill(tree=bool(worker.seats))
+        for worker, process in doomed:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(worker.sock)
             with contextlib.suppress(OSError):
                 worker.close()
-            worker.process.forget()
+            process.forget()
+
+    def _is_killed(self) -> bool:
+        return self._killed
 
     def _close(self) -> None:
+        if not self._open_fds:
+            return
         self._open_fds = False
         self._starter.close()
         self._selector.close()

@@ -14,6 +14,7 @@ import subprocess
 import weakref
 from collections.abc import Iterator
 from multiprocessing import spawn
+from multiprocessing import util as _util  # noqa: F401  here, so that no forked worker has to
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ class _Lifeline:
 
     def close_in_child(self) -> None:
         """Let go of both ends; a worker has a descriptor of its own."""
-        global _lifeline
+        global _lifeline  # noqa: PLW0603  one for the process
         _lifeline = None
         os.close(self._write)
         os.close(self.read)
@@ -58,7 +59,7 @@ _lifeline: _Lifeline | None = None
 
 def lifeline() -> int:
     """Return the reading end of this process's lifeline, which stays open as long as the process lives."""
-    global _lifeline
+    global _lifeline  # noqa: PLW0603  one for the process
     if _lifeline is None:
         _lifeline = _Lifeline()
     return _lifeline.read
@@ -80,8 +81,8 @@ def fresh_python(module: str, function: str, fds: tuple[int, ...]) -> int:
         f"import sys; sys.path.extend(p for p in {ours!r} if p not in sys.path); "
         f"from {module} import {function}; {function}{fds}"
     )
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing.util does
-    process = subprocess.Popen([os.fsdecode(spawn.get_executable()), *flags, "-c", code], pass_fds=fds)
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  as multiprocessing.util does
+    process = subprocess.Popen([os.fsdecode(spawn.get_executable()), *flags, "-c", code], pass_fds=fds)  # noqa: S603  our own interpreter
     process.returncode = 0  # whoever started it waits for it by pid, and Popen shall not
     return process.pid
 

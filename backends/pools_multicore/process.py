@@ -24,6 +24,7 @@ from pools_multicore.worker import WorkerFds, run_worker
 
 __all__ = ["Process", "Starter", "check_not_importing_main", "may_have_children", "stop_forkserver"]
 
+
 class Process(abc.ABC):
     """A worker process, as its parent sees it."""
 

@@ -66,15 +66,19 @@ class Schedule:
         """How many more chunks can be placed to advantage."""
         return self.size * self.depth - self._out
 
-    def place(self) -> Place:
-        """Decide where the next chunk goes."""
+    def place(self, grow: bool = True) -> Place:
+        """Decide where the next chunk goes.
+
+        Args:
+            grow: whether a worker may be started for it.
+        """
         best, fewest = None, 0
         for worker, line in self._lines.items():
             if not line:
                 return Place(worker, False)
             if best is None or len(line) < fewest:
                 best, fewest = worker, len(line)
-        if best is None or len(self._lines) < self.size:
+        if best is None or (grow and len(self._lines) < self.size):
             return Place(None, False)
         return Place(best, True)
 

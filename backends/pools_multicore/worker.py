@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import marshal
 import mmap
 import multiprocessing.process
@@ -146,11 +147,11 @@ def import_main(preparation: bytes) -> None:
     from multiprocessing import spawn
 
     process = multiprocessing.process.current_process()
-    process._inheriting = True  # type: ignore[attr-defined]  # a pool that the script starts now is refused
+    process._inheriting = True  # type: ignore[attr-defined]  # noqa: SLF001  a pool that the script starts now is refused
     try:
         spawn.prepare(pickle.loads(preparation))
     finally:
-        del process._inheriting  # type: ignore[attr-defined]
+        del process._inheriting  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class _Worker:
@@ -183,7 +184,7 @@ class _Worker:
                 chunk, ticket = decode_chunk(parts, self._calls)
                 if ticket and not self._redeem(ticket):
                     continue  # another worker has it
-                self._runner.run(chunk, lambda id=chunk.id: self._board[REVOKED] == id)
+                self._runner.run(chunk, functools.partial(self._is_revoked, chunk.id))
                 del chunk, parts  # an idle worker keeps no arguments alive
             elif kind is Kind.CALL:
                 call = decode_call(parts)
@@ -195,6 +196,9 @@ class _Worker:
                 self._runner.close(number)
             elif kind is Kind.STOP:
                 break
+
+    def _is_revoked(self, chunk: int) -> bool:
+        return self._board[REVOKED] == chunk
 
     def _redeem(self, ticket: int) -> bool:
         """Take the ticket of a chunk that waited in line; False if the engine took it back.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import socket
@@ -113,7 +114,7 @@ class ThreadsEngine(Engine):
         self._events.put(WorkerStarted(worker))
         while (chunk := self._chunks.get()) is not None:
             if chunk.id not in self._dropped:
-                runner.run(chunk, stop=lambda id=chunk.id: id in self._dropped)  # type: ignore[misc]  # bound now
+                runner.run(chunk, functools.partial(self._dropped.__contains__, chunk.id))
             with self._lock:
                 self._dropped.discard(chunk.id)
             chunk = None  # a thread that waits keeps no task alive

@@ -62,7 +62,7 @@ class PoolExecutor(Executor):
 
     def _forget(self, future: Future[R]) -> None:
         with self._lock:
-            self._pending.discard(future)  # type: ignore[arg-type]  # as above
+            self._pending.discard(future)
 
 
 def _wait(futures: list[Future[object]]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pools_core import MakePool, RemoteTraceback
 from pools_core.testing import tasks
+from pools_core.testing.leaks import nothing_left_behind
 from pools_core.testing.waiting import deadline
 
 try:
@@ -52,11 +53,16 @@ for name in LEFT_OUT:
     setattr(TestCpythonPool, name, None)
 
 
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind():
+    """In place of the check of each test: most of these share a pool of their class."""
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _quick_cases():
-    """Run the cases with their normal time constants, and leave no class-wide pool to other modules."""
-    yield
-    assert getattr(TestCpythonPool, "pool", None) is None
+def _all_together_leave_nothing_behind(_helper_processes):
+    """When the last has ended."""
+    with nothing_left_behind():
+        yield
 
 
 @pytest.mark.parametrize("bad", [0, -1])
