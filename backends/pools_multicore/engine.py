@@ -92,7 +92,8 @@ class _Worker:
         self.last_ticket = 0
         with _board_file() as board:
             self._board_fd = os.dup(board)
-        self.board = memoryview(mmap.mmap(self._board_fd, BOARD_BYTES)).cast("q")
+        self._memory = mmap.mmap(self._board_fd, BOARD_BYTES)
+        self.board = memoryview(self._memory).cast("q")
         self.process: Process | None = None
         self.ready = False
         self.knows: set[int] = set()
@@ -139,7 +140,9 @@ class _Worker:
             return None
 
     def close(self) -> None:
-        """Let go of its descriptors."""
+        """Let go of its descriptors; the map has one, too."""
+        self.board.release()
+        self._memory.close()
         self.sock.close()
         os.close(self.tickets_in)
         os.close(self.tickets_out)
@@ -513,13 +516,15 @@ class MulticoreEngine(Engine):
 
     def _lose(self, worker: _Worker, seat: _Seat, running: tuple[int, int] | None, died: WorkerDied) -> None:
         chunk = seat.chunk
-        if running is None or running[0] != chunk.id:
-            # It had not begun.  But a chunk under which worker after worker dies shall not end them all.
+        if running is None and seat is worker.seats[0] and worker.ready:
+            # It was about to begin.  A chunk under which worker after worker dies shall not end them all.
             self._deaths[chunk.id] = self._deaths.get(chunk.id, 0) + 1
             if self._deaths[chunk.id] < STARTS:
                 self._homeless.append(chunk)
             else:
                 self._events.append(ChunkLost(chunk.id, 0, died))
+        elif running is None or running[0] != chunk.id:
+            self._homeless.append(chunk)  # it had not begun
         elif worker.timed_out is None:
             self._events.append(ChunkLost(chunk.id, running[1], died))
         elif worker.timed_out == running:

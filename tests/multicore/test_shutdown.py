@@ -292,7 +292,8 @@ def test_an_interrupt_sent_to_the_program_alone_does_the_same(program, log, star
 def test_interrupts_at_any_moment_break_nothing(program, log):
     """Forty of them, at random moments of short calls: each call gives all or raises; the pool lives on."""
     body = """\
-    import random, signal
+    import faulthandler, random, signal
+    faulthandler.dump_traceback_later(60, exit=True)
     # A real SIGINT, so that a pool that holds it back for a moment, as around a fork, may do so.
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     # CPython drops one that lands in a weakref's callback or a finalizer, and says so; those do not count.
