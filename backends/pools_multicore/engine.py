@@ -305,7 +305,8 @@ class MulticoreEngine(Engine):
     def _give(self, chunk: Chunk, place: Place) -> None:
         """Send a chunk to its place.  Under the lock, as all that follows."""
         if place.worker is None:
-            self._start_worker()
+            if not self._start_worker():
+                return  # nothing can run any more, and every call is about to hear of it
             place = self._schedule.place(grow=False)
         if place.worker is None:
             self._homeless.append(chunk)
@@ -400,8 +401,8 @@ class MulticoreEngine(Engine):
 
     # --- workers --------------------------------------------------------------------------------------
 
-    def _start_worker(self) -> None:
-        """Start a worker, or all of them if they are forked from this process."""
+    def _start_worker(self) -> bool:
+        """Start a worker, or all of them if they are forked from this process; False to give up."""
         check_not_importing_main()
         first = not self._workers and self._starter.method == "fork" and not self._starter.prepared
         try:
@@ -412,6 +413,8 @@ class MulticoreEngine(Engine):
             self._failed_starts += 1
             if self._failed_starts >= STARTS and not self._workers:
                 self._break(TransportError(f"no worker process can be started: {error}"))
+                return False
+        return True
 
     def _start_one(self, first: bool) -> None:
         number = next(self._numbers)
