@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from pools_core.errors import TransportError as TransportError
     from pools_core.errors import UnsupportedOptionError as UnsupportedOptionError
     from pools_core.errors import WorkerDiedError as WorkerDiedError
+    from pools_core.front import GetClusterPackage as GetClusterPackage
+    from pools_core.front import MakePool as MakePool
+    from pools_core.front import backends as backends
     from pools_core.pool import Pool as Pool
     from pools_core.protocol import Engine as Engine
     from pools_core.registry import BackendInfo as BackendInfo
-    from pools_core.registry import GetClusterPackage as GetClusterPackage
-    from pools_core.registry import MakePool as MakePool
-    from pools_core.registry import backends as backends
     from pools_core.results import AsyncResult as AsyncResult
     from pools_core.results import Failure as Failure
     from pools_core.seeding import task_rng as task_rng
@@ -77,10 +77,10 @@ _ELSEWHERE = {
     "BackendInfo": "registry",
     "Engine": "protocol",
     "Failure": "results",
-    "GetClusterPackage": "registry",
-    "MakePool": "registry",
+    "GetClusterPackage": "front",
+    "MakePool": "front",
     "Pool": "pool",
-    "backends": "registry",
+    "backends": "front",
     "task_rng": "seeding",
     "task_seed": "seeding",
 }

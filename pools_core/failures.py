@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import traceback
 from reprlib import Repr
-from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.calls import Convention, FailedTask
 from pools_core.errors import RemoteError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
-from pools_core.protocol import TimedOut, WorkerDied
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pools_core.protocol import TimedOut, WorkerDied
 
 __all__ = ["describe", "lost", "rebuild", "shown", "type_name"]
 
@@ -73,6 +75,8 @@ def _text(error: BaseException) -> str:
 
 def _format(error: BaseException) -> str:
     """Format the traceback, beginning with the user's own frames."""
+    import traceback  # only once something fails
+
     try:
         return "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
     except BaseException as broken:  # as above
@@ -129,6 +133,8 @@ def lost(
     cause: WorkerDied | TimedOut, index: int, timeout: float | None, item: Any, convention: Convention
 ) -> BaseException:
     """Return the error of a task whose worker did not survive it."""
+    from pools_core.protocol import TimedOut  # the caller's side only: no worker comes here
+
     error: BaseException
     if isinstance(cause, TimedOut):
         error = TaskTimeoutError(index, timeout or 0.0, cause.worker)

@@ -15,7 +15,6 @@ and values are packed as a batch, in one of three forms:
 
 from __future__ import annotations
 
-import hashlib
 import marshal
 import pickle
 import struct
@@ -271,6 +270,8 @@ def _main_code(func: Any) -> CodeType | None:
 
 def _fingerprint(code: CodeType) -> bytes:
     """Digest what a function does, without where it stands: paths and line numbers may differ."""
+    import hashlib  # loads OpenSSL, which most workers never need
+
     digest = hashlib.blake2b(digest_size=_DIGEST)
     digest.update(code.co_code)
     digest.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)).encode())

@@ -57,7 +57,7 @@ class BackendPackage(Protocol):
     """What every backend package exports."""
 
     def MakePool(self, config: ConfigSource = None, **options: Any) -> Pool:
-        """Return a new pool."""
+        """See ``pools_core.MakePool``."""
 
     def RunMain(self, argv: Sequence[str] | None = None) -> int:
         """Run the backend's own command and return its exit status."""
@@ -112,18 +112,7 @@ def MakePool(backend: str | None = None, config: ConfigSource = None, **options:
 
 
 def GetClusterPackage(name: str | None = None) -> BackendPackage:
-    """Return a backend's package, which has ``MakePool`` and ``RunMain``; the same object every time.
-
-    Args:
-        name: as ``backend`` of ``MakePool``.
-
-    Raises:
-        BackendNotFoundError: no such backend is installed.
-        BackendConflictError: two distributions offer that name.
-        BackendLoadError: it is installed but does not load; the cause is chained.
-        BackendContractError: it lacks what every backend must export.
-        ConfigError: no name was given and the config cannot be read.
-    """
+    """See ``pools_core.GetClusterPackage``."""
     return _load(_find(backend_name(name)))
 
 
@@ -147,11 +136,7 @@ def names() -> list[str]:
 
 
 def backends() -> Mapping[str, BackendInfo]:
-    """Return what is known of each installed backend, by the name that ``MakePool`` takes.
-
-    Each is loaded to see whether it is usable; one that is broken is listed with the reason.  Where
-    two distributions offer one name, both are listed as ``"distribution:name"``.
-    """
+    """See ``pools_core.backends``."""
     entries = entry_points(GROUP, fresh=True)
     plain = [entry.name for entry in entries]
     return {

@@ -8,10 +8,11 @@ share them.
 
 from __future__ import annotations
 
-import hashlib
-import random
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import random
 
 __all__ = ["task_rng", "task_seed"]
 
@@ -67,6 +68,8 @@ def task_seed() -> int:
     """
     task = _task()
     if task.seed is None:
+        import random
+
         return random.SystemRandom().getrandbits(8 * SEED_BYTES)
     return derive(task.seed, task.index)
 
@@ -78,6 +81,8 @@ def task_rng() -> random.Random:
         RuntimeError: no task is running in this thread.
     """
     task = _task()
+    import random  # like hashlib below: most workers never need it
+
     kept = current.rng
     index = task.index
     if kept is None or kept[0] is not task or kept[1] != index:
@@ -87,6 +92,8 @@ def task_rng() -> random.Random:
 
 def derive(seed: int, index: int) -> int:
     """Return the seed of task ``index`` of a call with that ``seed``: 128 bits of BLAKE2b."""
+    import hashlib
+
     digest = hashlib.blake2b(f"{seed},{index}".encode(), digest_size=SEED_BYTES, person=b"pools-task-seed")
     return int.from_bytes(digest.digest(), "little")
 

@@ -100,7 +100,7 @@ class _Worker:
         self.seats: deque[_Seat] = deque()
         self.timed_out: tuple[int, int] | None = None
 
-    def start(self, starter: Starter, first: bool) -> None:
+    def start(self, starter: Starter) -> None:
         """Start the process."""
         # Descriptors of its own: in a fork all that belongs to the parent is closed.
         fds = WorkerFds(
@@ -109,7 +109,7 @@ class _Worker:
         config = {"name": self.label, "daemon": self.daemon, "cpus": self.cpus, **starter.config()}
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
         try:
-            self.process = starter.start(fds, first)
+            self.process = starter.start(fds)
         finally:
             for fd in fds.as_tuple():
                 os.close(fd)
@@ -151,8 +151,7 @@ class _Worker:
 class MulticoreEngine(Engine):
     """Carries chunks to worker processes.
 
-    Workers start with the first chunk: all of them where they are forked from this process, since that
-    is safest before it has threads; else one by one as there is work for them.
+    Workers start one by one, when there is a chunk that no other is free for.
 
     Args:
         settings: the pool's options.
@@ -200,10 +199,10 @@ class MulticoreEngine(Engine):
         return self._settings.n_jobs
 
     def prepare(self) -> None:
-        """Start forked workers now, while this process may still have one thread only."""
+        """Fork the template that later workers come from, while this process may still be alone."""
         with self._lock:
-            if self._starter.method == "fork" and not self._workers and not self._shut:
-                self._start_worker()
+            if not self._shut:
+                self._starter.prepare()
 
     def room(self) -> int:
         """How many more chunks can be placed to advantage."""
@@ -233,6 +232,8 @@ class MulticoreEngine(Engine):
             if self._is_killed():
                 return ()
             self._balance()
+            if self._workers:
+                self._starter.prepare()  # now, since the workers have enough to do meanwhile
             if self._events:
                 timeout = 0
             elif self._timed:
@@ -402,13 +403,10 @@ class MulticoreEngine(Engine):
     # --- workers --------------------------------------------------------------------------------------
 
     def _start_worker(self) -> bool:
-        """Start a worker, or all of them if they are forked from this process; False to give up."""
+        """Start a worker; False to give up."""
         check_not_importing_main()
-        first = not self._workers and self._starter.method == "fork" and not self._starter.prepared
         try:
-            self._starter.prepare()
-            for _ in range(self.size if first else 1):
-                self._start_one(first)
+            self._start_one()
         except OSError as error:  # no process or descriptor to be had, or the fork server died
             self._failed_starts += 1
             if self._failed_starts >= STARTS and not self._workers:
@@ -416,14 +414,14 @@ class MulticoreEngine(Engine):
                 return False
         return True
 
-    def _start_one(self, first: bool) -> None:
+    def _start_one(self) -> None:
         number = next(self._numbers)
         slot = self._free_slot()
         cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
         with no_interrupt():  # a process that was started must be known
             worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
             try:
-                worker.start(self._starter, first)
+                worker.start(self._starter)
             except OSError:
                 worker.close()
                 raise

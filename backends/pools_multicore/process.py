@@ -1,7 +1,7 @@
 """Starting worker processes, ending them, and learning how they ended.
 
-    fork         a copy of this process; later ones, when there may be threads, come from a copy that
-                 was made along with the first workers and does nothing else (``ForkServer.of_this``)
+    fork         a copy of this process; once this has other threads, a copy of the *template*, which
+                 was forked off along with the first workers and does nothing else
     forkserver   a copy of a fresh interpreter that has what is needed imported, and no threads
     spawn        a fresh interpreter each
 
@@ -113,11 +113,6 @@ class Starter:
             self._method = "fork" if alone else "forkserver"
         return self._method
 
-    @property
-    def prepared(self) -> bool:
-        """Whether there is a template to fork later workers from."""
-        return self._template is not None
-
     def config(self) -> dict[str, Any]:
         """Return what a worker has to be told that does not share this process's past."""
         config: dict[str, Any] = dict.fromkeys(("environ", "path", "cwd", "prepare"))
@@ -128,26 +123,28 @@ class Starter:
         return config
 
     def prepare(self) -> None:
-        """Do what has to be done before the first worker: fork the template while this is safe."""
-        if self.method == "fork" and self._template is None:
+        """Fork the template, while there are no threads yet that a fork would cut off from their locks."""
+        if self.method == "fork" and (self._template is None or not self._template.alive):
             self._template = ForkServer.of_this()
 
-    def start(self, fds: WorkerFds, first: bool) -> Process:
+    def start(self, fds: WorkerFds) -> Process:
         """Start a worker.
 
         Args:
             fds: its descriptors; the caller closes them afterwards.
-            first: whether it is one of those that start with the pool, when forking is safe.
+
+        Raises:
+            OSError: no process can be had, or the server that should fork it died.
         """
         if self.method == "spawn":
             return _Child(_spawn(fds))
         if self.method == "forkserver":
             server = ForkServer.shared()
             return _Served(server.start(fds), server)
-        if first or self._template is None:
+        if threading.active_count() == 1:
             return _Child(_fork(fds))
-        if not self._template.alive:
-            self._template = ForkServer.of_this()
+        self.prepare()
+        assert self._template is not None
         return _Served(self._template.start(fds), self._template)
 
     def close(self) -> None:

@@ -151,7 +151,7 @@ def run_in_terminal(command, log, workers=2):
         warnings.simplefilter("ignore", DeprecationWarning)  # forkpty beside threads; the child execs at once
         pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(command[0], command)
+        os.execve(command[0], command, {**os.environ, "PYTHON_COLORS": "0"})
     said = bytearray()
     status = None
     try:
