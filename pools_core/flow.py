@@ -148,7 +148,7 @@ class Flow:
             elif isinstance(event, ChunkLost):
                 self._settle_lost(out, event)
             else:
-                self.pump.ship_by_value(self)
+                self.pump.book.ship_by_value(self)
                 self._again.append((out.chunk.start, out.items))
 
     def pack_batch(self, start: int, items: Sequence[Any]) -> Packed:

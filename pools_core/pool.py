@@ -209,9 +209,9 @@ class Pool:
             SerializationError: the function or an argument cannot be pickled.
             BaseException: whatever the function raised, as itself.
         """
-        flow = self._single(func, args, kwds, self._settings(options, None) if options else DEFAULTS)
-        self._pump.start(flow, background=False)
-        result: R = self._pump.run(flow)
+        # No name for the call here: an error's traceback would keep it, and its arguments, alive.
+        settings = self._settings(options, None) if options else DEFAULTS
+        result: R = self._pump.run(self._single(func, args, kwds, settings))
         return result
 
     def apply_async(
@@ -336,7 +336,7 @@ class Pool:
         one_by_one: bool = False,
     ) -> MapFlow:
         iterator = iter(iterable)  # a TypeError for what is no iterable, before anything else
-        call = self._pump.new_call(func, convention, settings)
+        call = self._pump.book.new(func, convention, settings)
         return MapFlow(self._pump, call, func, settings, iterable, iterator, sink, one_by_one)
 
     def _gather(
@@ -349,9 +349,9 @@ class Pool:
         options: CallOptions,
     ) -> list[Any]:
         self._check()
-        flow = self._map_flow(func, iterable, convention, sink, self._settings(options, chunksize))
-        self._pump.start(flow, background=False)
-        values: list[Any] = self._pump.run(flow)
+        settings = self._settings(options, chunksize)
+        # No name for the call here: an error's traceback would keep it, and its input, alive.
+        values: list[Any] = self._pump.run(self._map_flow(func, iterable, convention, sink, settings))
         return values
 
     def _iterate(
@@ -372,7 +372,7 @@ class Pool:
         if not inline:
             self._pump.begin(flow)
         if settings.task_timeout is not None:
-            self._pump.watch(flow)  # a limit holds also while the consumer is busy
+            self._pump.background.watch(flow)  # a limit holds also while the consumer is busy
         return made
 
     def _map_async(
@@ -398,7 +398,7 @@ class Pool:
         settings: CallSettings,
     ) -> TaskFlow:
         self._check()
-        call, kept = self._pump.kept_call(func, settings)
+        call, kept = self._pump.book.for_single(func, settings)
         flow = TaskFlow(self._pump, call, func, settings, (tuple(args), dict(kwds) if kwds else {}))
         flow.keeps_call = kept
         return flow

@@ -16,21 +16,19 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import replace
 from time import monotonic
-from types import FunctionType
 from typing import Any, Final
 
+from pools_core.background import Background
 from pools_core.callbacks import CallbackThread
-from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Refused
+from pools_core.callbook import CallBook
+from pools_core.calls import Chunk, Outcomes, Packed, Refused
 from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationError
 from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
-from pools_core.options import CallSettings
-from pools_core.payload import is_by_value, pack_function, travels_by_name
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied, WorkerStarted
 from pools_core.sinks import Part
 
@@ -38,9 +36,6 @@ __all__ = ["Pump"]
 
 STOCK: Final = 2
 """Chunks that a call keeps ready, so that another thread that leads can give them out."""
-
-CALLS_KEPT: Final = 64
-"""Functions of ``apply`` and ``submit`` that workers keep, so that repeating one ships nothing."""
 
 
 class Pump:
@@ -62,100 +57,25 @@ class Pump:
         """Why nothing new is accepted; None while open."""
         self.terminated = False
         self._joining = False
-        self._stopping = False
         self._chunk_ids = itertools.count(1)
-        self._call_ids = itertools.count(1)
         self._flows: set[Flow] = set()
         self._owners: dict[int, Flow] = {}
         self._hungry: deque[deque[Flow] | Flow] = deque()
         self._singles: deque[Flow] = deque()
         self._given_up: deque[Flow] = deque()
-        self._calls: dict[int, Call] = {}
-        self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
-        self._leader: threading.Thread | None = None
+        self.leader: threading.Thread | None = None
+        """The thread that waits on the engine just now."""
         self._torn = False
         self._followers: deque[threading.Condition] = deque()
         self._ended = threading.Condition(self.lock)
-        # The background thread and what it has to do.
-        self._background: threading.Thread | None = None
-        self._background_waiter = threading.Condition(self.lock)
-        self._stirred: deque[Flow] = deque()
+        self.book = CallBook(self)
+        self.background = Background(self, f"pools-{pool_id}")
         self.callbacks = CallbackThread(f"pools-callbacks-{pool_id}", at_once=self.engine.inline)
-        self._background_flows = 0
-        self._watched = 0
 
     @property
     def calls(self) -> int:
         """How many calls are under way."""
         return len(self._flows)
-
-    # --- calls --------------------------------------------------------------------------------------
-
-    def new_call(self, func: Callable[..., Any], convention: Convention, settings: CallSettings) -> Call:
-        """Pack a function and open a call of it with the engine.
-
-        Raises:
-            SerializationError: the function cannot be pickled.
-        """
-        if not callable(func):
-            raise TypeError(f"the function is not callable: {func!r}")
-        function = func if self.engine.same_process else pack_function(func)
-        call = Call(next(self._call_ids), function, convention, settings.task_timeout, settings.seed)
-        self._open(call)
-        return call
-
-    def kept_call(self, func: Callable[..., Any], settings: CallSettings) -> tuple[Call, bool]:
-        """Return a call of a function for single tasks, and whether it is kept for the next time.
-
-        Only plain functions that travel by name are kept: anything else may have changed in the
-        meantime, its state or its closure.
-        """
-        if type(func) is not FunctionType or self.engine.same_process:
-            return self.new_call(func, Convention.APPLY, settings), False
-        key = (func, settings.task_timeout, settings.seed)
-        with self.lock:
-            call = self._kept.get(key)
-            if call is not None:
-                self._kept.move_to_end(key)
-                return call, True
-        call = self.new_call(func, Convention.APPLY, settings)
-        if isinstance(call.function, Packed) and not travels_by_name(call.function):
-            return call, False
-        with self.lock:
-            self._kept[key] = call
-            if len(self._kept) > CALLS_KEPT:
-                # A chunk of it that is still to be sent brings the call along once more.
-                self._close(self._kept.popitem(last=False)[1])
-        return call, True
-
-    def ship_by_value(self, flow: Flow) -> None:
-        """Replace a call whose function a worker does not know by one that brings the code along."""
-        call = flow.call
-        # Several chunks may have been refused before the first refusal came back.
-        if isinstance(call.function, Packed) and is_by_value(call.function):
-            return
-        packed = pack_function(flow.function, by_value=True)
-        new = replace(call, id=next(self._call_ids), function=packed)
-        self._open(new)
-        with self.lock:
-            if flow.keeps_call:
-                # By value it is shipped afresh each time: its globals may change.
-                for key in [key for key, kept in self._kept.items() if kept is call]:
-                    del self._kept[key]
-            flow.keeps_call = False
-            flow.call = new
-            for out in flow.ready:
-                out.chunk = replace(out.chunk, call=new)
-
-    def _open(self, call: Call) -> None:
-        with self.lock:
-            self._repair()
-            self._calls[call.id] = call
-            self.engine.open(call)
-
-    def _close(self, call: Call) -> None:
-        if self._calls.pop(call.id, None) is not None:
-            self.engine.close(call)
 
     def check_open(self) -> None:
         """Raise PoolClosedError unless the pool takes new work."""
@@ -175,20 +95,18 @@ class Pump:
             self.check_open()
             self._sweep()
             self._flows.add(flow)
-            flow.background = background
             if background:
-                self._background_flows += 1
-                flow.waiter = self._background_waiter
-                self._background_waiter.notify_all()  # from now on it waits on the engine
+                self.background.adopt(flow)
         if self.hooks is not None:
             tasks = flow.length if isinstance(flow, MapFlow) else 1
             self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.call.id, tasks=tasks)
         if background:
-            self._ensure_background()
+            self.background.ensure()
             if isinstance(flow, TaskFlow):
                 self.feed(flow)  # it is packed: it can go now, from this thread
             else:
-                self._stir(flow)
+                with self.lock:
+                    self.background.stir(flow)
 
     def begin(self, flow: MapFlow) -> None:
         """Send the first tasks of an imap on their way."""
@@ -210,11 +128,12 @@ class Pump:
             except BaseException:
                 if not flow.keeps_call:
                     with self.lock:
-                        self._close(flow.call)
+                        self.book.close(flow.call)
                 raise
 
     def run(self, flow: Flow) -> Any:
-        """Drive a call to its end in this thread, and return its value or raise its error."""
+        """Take a call in, drive it to its end in this thread, and return its value or raise its error."""
+        self.start(flow, background=False)
         self._drive(flow)
         if flow.error is not None:
             try:
@@ -358,7 +277,7 @@ class Pump:
                 return False
             out = flow.drop()
             if self._torn:
-                self._repair()
+                self.repair()
             else:
                 for one in out:
                     if self._owners.pop(one.chunk.id, None) is not None:
@@ -374,13 +293,8 @@ class Pump:
             flow.error = error
             self._flows.discard(flow)
             if not flow.keeps_call:
-                self._close(flow.call)
-            if flow.background:
-                self._background_flows -= 1
-                self._rouse()
-            if flow.watched:
-                self._watched -= 1
-                self._rouse()
+                self.book.close(flow.call)
+            self.background.leave(flow)
             flow.release()
             flow.told = flow.callback is None
             self._ended.notify_all()
@@ -445,47 +359,62 @@ class Pump:
             return True
         if flow.waiter is None:
             flow.waiter = threading.Condition(self.lock)
-        return self._wait(flow.waiter, lambda: bool(flow.inbox) or flow.finished, deadline)
+        return self.wait_until(lambda: bool(flow.inbox) or flow.finished, flow.waiter, deadline)
 
-    def _wait(self, waiter: threading.Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
+    def wait_until(
+        self, ready: Callable[[], bool], waiter: threading.Condition, deadline: float | None
+    ) -> bool:
         """Lead, or follow, until ``ready()``; return False if the deadline came first.
 
         Args:
-            waiter: where to sleep while another thread leads.
             ready: asked under the lock.
+            waiter: where to sleep while another thread leads.
             deadline: of the monotonic clock; None for no limit.
         """
         while True:
             timeout = None if deadline is None else deadline - monotonic()
-            events: Sequence[Event] | None = None
+            over = self._lead_or_follow(ready, waiter, timeout)
+            if over is not None:
+                return over
+
+    def _lead_or_follow(
+        self, ready: Callable[[], bool], waiter: threading.Condition, timeout: float | None
+    ) -> bool | None:
+        """Wait on the engine for everybody, or for something to change while another thread does.
+
+        Returns:
+            What ``wait_until`` returns, or None to go on.
+        """
+        me = threading.current_thread()
+        engine = self.engine
+        events: Sequence[Event] | None = None
+        try:
             with self.lock:
-                try:
-                    self._sweep()
-                    if ready():
-                        return True
-                    if timeout is not None and timeout <= 0:
-                        return False
-                    self._repair()
-                    if self._leader is not None:
-                        self._follow(waiter, timeout)
-                        continue
-                    self._leader = threading.current_thread()
-                    engine = self.engine
-                finally:
-                    self._promote()
-            try:
-                events = engine.wait(timeout)
-                with self.lock:
-                    self._deliver(events)
-                    self._dispatch()
-            except BaseException:
-                if events is not None or not engine.intact():
-                    self._torn = True
-                raise
-            finally:
-                with self.lock:
-                    self._leader = None
-                    self._promote()
+                self._sweep()
+                if ready():
+                    return True
+                if timeout is not None and timeout <= 0:
+                    return False
+                self.repair()
+                if self.leader is not None:
+                    self._follow(waiter, timeout)
+                    return None
+                self.leader = me
+                engine = self.engine
+            events = engine.wait(timeout)
+            with self.lock:
+                self._deliver(events)
+                self._dispatch()
+            return None
+        except BaseException:
+            if self.leader is me and (events is not None or not engine.intact()):
+                self._torn = True
+            raise
+        finally:
+            with self.lock:
+                if self.leader is me:
+                    self.leader = None
+                self._promote()
 
     def _follow(self, waiter: threading.Condition, timeout: float | None) -> None:
         self._followers.append(waiter)
@@ -496,7 +425,7 @@ class Pump:
 
     def _promote(self) -> None:
         """Wake a follower if nobody leads.  Under the lock."""
-        if self._leader is None and self._followers:
+        if self.leader is None and self._followers:
             self._followers[0].notify()
 
     def _deliver(self, events: Sequence[Event]) -> None:
@@ -514,7 +443,7 @@ class Pump:
                     if flow.arrive(event):
                         del owners[event.chunk]
                     if flow.background:
-                        self._stir(flow)
+                        self.background.stir(flow)
                     elif flow.waiter is not None:
                         flow.waiter.notify()
                     if self.hooks is not None and isinstance(event, Outcomes):
@@ -546,15 +475,22 @@ class Pump:
             if flow.waiter is not None:
                 flow.waiter.notify_all()
 
-    def _repair(self) -> None:
+    def fail(self, error: BaseException) -> None:
+        """The engine failed under the background thread: end the calls that nobody else waits for."""
+        with self.lock:
+            self._torn = True
+            flows = [flow for flow in self._flows if flow.background]
+        for flow in flows:
+            self.abort(flow, error, kill=True)
+
+    def repair(self) -> None:
         """After an interrupt tore the books: a new engine, and what was out goes again.  Under the lock."""
         if not self._torn or self.terminated:
             return
         old, self.engine = self.engine, self._make_engine()
         self._torn = False
         old.shutdown(wait=False, kill=True)
-        for call in self._calls.values():
-            self.engine.open(call)
+        self.book.enter_all(self.engine)
         self._owners.clear()
         self._hungry.clear()
         self._singles.clear()
@@ -567,23 +503,11 @@ class Pump:
             for out in list(flow.in_flight.values()):
                 flow.arrive(ChunkLost(out.chunk.id, None, Interrupted("Ctrl-C")))
             if flow.background:
-                self._stir(flow)
+                self.background.stir(flow)
             elif flow.waiter is not None:
                 flow.waiter.notify()
         if self._singles:
             self._hungry.append(self._singles)
-
-    # --- the background thread ----------------------------------------------------------------------
-
-    def watch(self, flow: Flow) -> None:
-        """Have the engine waited on also while the owner of this call does something else."""
-        with self.lock:
-            if flow.finished:
-                return
-            flow.watched = True
-            self._watched += 1
-            self._background_waiter.notify_all()
-        self._ensure_background()
 
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
         """Wait until a call of the background thread has ended, or the time is up."""
@@ -595,78 +519,6 @@ class Pump:
                     return
                 self._ended.wait(left)
 
-    def _stir(self, flow: Flow) -> None:
-        """Tell the background thread to look after a call."""
-        with self.lock:
-            if not flow.stirred:
-                flow.stirred = True
-                self._stirred.append(flow)
-                self._rouse()
-
-    def _rouse(self) -> None:
-        """Have the background thread look round, also when it is the one that leads.  Under the lock."""
-        self._background_waiter.notify_all()
-        if self._leader is self._background and self._leader is not threading.current_thread():
-            self.engine.wake()
-
-    def _ensure_background(self) -> None:
-        with self.lock:
-            if self._background is None:
-                self._repair()
-                self.engine.prepare()
-                self._background = threading.Thread(
-                    target=self._background_loop, name=f"pools-{self.pool_id}", daemon=True
-                )
-                self._background.start()
-
-    def _background_loop(self) -> None:
-        while True:
-            try:
-                if not self._serve():
-                    return
-            except BaseException as error:  # an engine that failed: whoever waits for a result hears of it
-                with self.lock:
-                    self._torn = True
-                    flows = [flow for flow in self._flows if flow.background]
-                for flow in flows:
-                    self.abort(flow, error, kill=True)
-
-    def _serve(self) -> bool:
-        """One round of the background thread; return whether it shall go on."""
-        with self.lock:
-            while not self._needed():
-                if self._stopping:
-                    return False
-                self._background_waiter.wait()
-            flow = self._stirred.popleft() if self._stirred else None
-            if flow is not None:
-                flow.stirred = False
-        if flow is not None:
-            self._tend(flow)
-        else:
-            self._wait(self._background_waiter, self._wanted_elsewhere, None)
-        return True
-
-    def _needed(self) -> bool:
-        watching = self._watched and not self._stopping
-        return bool(self._stirred or self._background_flows or watching)
-
-    def _wanted_elsewhere(self) -> bool:
-        return bool(self._stirred) or not self._needed()
-
-    def _tend(self, flow: Flow) -> None:
-        """Be the owner of a background call for a moment."""
-        try:
-            flow.digest()
-            if not flow.is_over() and not flow.is_complete():
-                self.feed(flow)
-            if isinstance(flow, MapFlow) and flow.input_error is not None:
-                self.abort(flow, flow.input_error, kill=False)
-            elif not flow.finished and flow.is_complete():
-                self.finish(flow)
-        except BaseException as error:  # the user's iterator or exceptions; get() raises it
-            self.abort(flow, error, kill=False)
-
     # --- the end ------------------------------------------------------------------------------------
 
     def close(self, why: str) -> None:
@@ -674,7 +526,7 @@ class Pump:
         with self.lock:
             if self.closed is None:
                 self.closed = why
-            self._rouse()
+            self.background.rouse()
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until everything that is under way has ended; return False if the time was up first.
@@ -688,9 +540,8 @@ class Pump:
                 if isinstance(flow, MapFlow) and flow.iterates:
                     flow.stop_input(PoolClosedError("the pool was closed before all input was taken"))
             self._joining = True
-        if not self.engine.inline and not self._wait(
-            threading.Condition(self.lock), self._imaps_quiet, deadline
-        ):
+        waiter = threading.Condition(self.lock)
+        if not self.engine.inline and not self.wait_until(self._imaps_quiet, waiter, deadline):
             return False
         with self.lock:
             while not all(map(_iterates, self._flows)):
@@ -708,27 +559,19 @@ class Pump:
         with self.lock:
             self.closed = why
             self.terminated = True
-            self._stopping = True
+            self.background.give_up()
             flows = list(self._flows)
         for flow in flows:
             self.abort(flow, PoolClosedError(why), kill=True)
-            with self.lock:
-                if flow.waiter is not None:
-                    flow.waiter.notify_all()
         self.engine.shutdown(wait=False, kill=True)
         with self.lock:
-            self._background_waiter.notify_all()
             for waiter in self._followers:
                 waiter.notify_all()
 
     def stop(self) -> None:
         """End the helper threads, then the workers in order; returns when they have ended."""
-        with self.lock:
-            self._stopping = True
-            self._rouse()
         # First of all nobody else may wait on the engine, since its end is waited for there.
-        if self._background is not None:
-            self._background.join()
+        self.background.stop()
         self.callbacks.stop()
         self.engine.shutdown(wait=True, kill=False)
 

@@ -72,7 +72,7 @@ class AsyncResult(Generic[R]):
             try:
                 raise flow.error
             finally:
-                del flow  # this frame is part of the traceback that the error now holds
+                del flow, self  # this frame is part of the traceback that the error now holds
         value: R = flow.value
         return value
 

@@ -60,6 +60,8 @@ class FrameReader:
     """
 
     def __init__(self) -> None:
+        self.total = 0
+        """Bytes so far."""
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
         self._start = 0
@@ -89,6 +91,7 @@ class FrameReader:
 
     def filled(self, count: int) -> None:
         """Say that ``count`` bytes of ``space()`` have been filled."""
+        self.total += count
         if self._large is None:
             self._end += count
         else:

@@ -45,7 +45,7 @@ from pools_core.protocol import (
 )
 from pools_core.runner import CHUNK, OFFSET, STARTED
 from pools_multicore.channel import FrameReader, Outbox
-from pools_multicore.inherit import close_in_forked_children, lifeline, no_interrupt
+from pools_multicore.inherit import close_in_forked_children, lifeline, no_interrupt, starting
 from pools_multicore.process import Process, Starter, check_not_importing_main, may_have_children
 from pools_multicore.schedule import Place, Schedule
 from pools_multicore.settings import MulticoreSettings
@@ -95,6 +95,7 @@ class _Worker:
         self._memory = mmap.mmap(self._board_fd, BOARD_BYTES)
         self.board = memoryview(self._memory).cast("q")
         self.process: Process | None = None
+        self.pidfd: int | None = None
         self.ready = False
         self.knows: set[int] = set()
         self.seats: deque[_Seat] = deque()
@@ -110,6 +111,7 @@ class _Worker:
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
         try:
             self.process = starter.start(fds)
+            self.pidfd = _pidfd(self.process.pid)
         finally:
             for fd in fds.as_tuple():
                 os.close(fd)
@@ -144,6 +146,8 @@ class _Worker:
         self.board.release()
         self._memory.close()
         self.sock.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
         os.close(self.tickets_in)
         os.close(self.tickets_out)
 
@@ -202,7 +206,8 @@ class MulticoreEngine(Engine):
         """Fork the template that later workers come from, while this process may still be alone."""
         with self._lock:
             if not self._shut:
-                self._starter.prepare()
+                with starting():
+                    self._starter.prepare()
 
     def room(self) -> int:
         """How many more chunks can be placed to advantage."""
@@ -233,7 +238,8 @@ class MulticoreEngine(Engine):
                 return ()
             self._balance()
             if self._workers:
-                self._starter.prepare()  # now, since the workers have enough to do meanwhile
+                with starting():
+                    self._starter.prepare()  # now, since the workers have enough to do meanwhile
             if self._events:
                 timeout = 0
             elif self._timed:
@@ -418,7 +424,8 @@ class MulticoreEngine(Engine):
         number = next(self._numbers)
         slot = self._free_slot()
         cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
-        with no_interrupt():  # a process that was started must be known
+        with no_interrupt(), starting():  # a process that was started must be known
+            self._starter.ready()
             worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
             try:
                 worker.start(self._starter)
@@ -428,6 +435,8 @@ class MulticoreEngine(Engine):
             self._workers[slot] = worker
             self._schedule.add_worker(slot)
             self._selector.register(worker.sock, selectors.EVENT_READ, worker)
+            if worker.pidfd is not None:
+                self._selector.register(worker.pidfd, selectors.EVENT_READ, worker)
         self._flush(worker)
 
     def _free_slot(self) -> int:
@@ -443,6 +452,10 @@ class MulticoreEngine(Engine):
             return
         if self._workers.get(worker.number) is not worker:
             return  # it was killed in this very round
+        if key.fileobj == worker.pidfd:
+            self._drain(worker)
+            self._bury(worker)
+            return
         if mask & selectors.EVENT_WRITE:
             self._flush(worker)
         if mask & selectors.EVENT_READ and not self._receive(worker):
@@ -465,6 +478,14 @@ class MulticoreEngine(Engine):
                 self._handle(worker, kind, parts)
             if not reader.mid_part:
                 return True  # the selector says at once if there is more, and others get their turn
+
+    def _drain(self, worker: _Worker) -> None:
+        """Take in all that a worker sent before it ended."""
+        before = -1
+        while worker.reader.total != before:
+            before = worker.reader.total
+            if not self._receive(worker):
+                return
 
     def _handle(self, worker: _Worker, kind: Kind, parts: list[Any]) -> None:
         if kind is Kind.OUTCOMES:
@@ -547,11 +568,16 @@ class MulticoreEngine(Engine):
 
     def _discard(self, worker: _Worker) -> None:
         """Let go of a worker."""
-        self._selector.unregister(worker.sock)
+        self._unregister(worker)
         worker.close()
         del self._workers[worker.number]
         self._schedule.forget_worker(worker.number)
         self._deferred.discard(worker)
+
+    def _unregister(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.sock)
+        if worker.pidfd is not None:
+            self._selector.unregister(worker.pidfd)
 
     def _kill_all(self) -> None:
         """End all at once.  The books may be torn by an interrupt, so no part of them is relied upon."""
@@ -561,7 +587,7 @@ class MulticoreEngine(Engine):
             process.kill(tree=bool(worker.seats))
         for worker, process in doomed:
             with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(worker.sock)
+                self._unregister(worker)
             with contextlib.suppress(OSError):
                 worker.close()
             process.forget()
@@ -621,6 +647,17 @@ class MulticoreEngine(Engine):
                 worker.timed_out = running
                 assert worker.process is not None
                 worker.process.kill(tree=True)
+
+
+def _pidfd(pid: int) -> int | None:
+    """Return a descriptor that says when a process has ended; None where the system has none.
+
+    End-of-file on its line says so as well, unless a task has forked a process that holds on to it.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def _board_file() -> Any:

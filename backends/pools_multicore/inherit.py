@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import subprocess
+import threading
 import weakref
 from collections.abc import Iterator
 from multiprocessing import spawn
@@ -18,7 +19,7 @@ from multiprocessing import util as _util  # noqa: F401  here, so that no forked
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["close_in_forked_children", "fresh_python", "lifeline", "no_interrupt", "preparation"]
+__all__ = ["close_in_forked_children", "fresh_python", "lifeline", "no_interrupt", "preparation", "starting"]
 
 
 class ParentsOwn(Protocol):
@@ -55,6 +56,12 @@ class _Lifeline:
 
 
 _lifeline: _Lifeline | None = None
+_starting = threading.RLock()
+
+
+def starting() -> threading.RLock:
+    """Return the lock to hold while a worker's descriptors exist here, so that no other inherits them."""
+    return _starting
 
 
 def lifeline() -> int:
@@ -115,6 +122,8 @@ def preparation() -> bytes:
 
 
 def _after_fork() -> None:
+    global _starting  # noqa: PLW0603  one for the process
+    _starting = threading.RLock()  # the parent's was held, by the very thread that forked
     owners = list(_parents_own)
     _parents_own.clear()
     for owner in owners:

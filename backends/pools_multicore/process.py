@@ -109,8 +109,7 @@ class Starter:
         fork where that is safe, on Linux and with no other thread running; else forkserver.
         """
         if self._method is None:
-            alone = sys.platform == "linux" and threading.active_count() == 1
-            self._method = "fork" if alone else "forkserver"
+            self._method = "fork" if sys.platform == "linux" and self._alone() else "forkserver"
         return self._method
 
     def config(self) -> dict[str, Any]:
@@ -141,11 +140,18 @@ class Starter:
         if self.method == "forkserver":
             server = ForkServer.shared()
             return _Served(server.start(fds), server)
-        if threading.active_count() == 1:
+        if self._template is None or self._alone():
             return _Child(_fork(fds))
-        self.prepare()
-        assert self._template is not None
         return _Served(self._template.start(fds), self._template)
+
+    def ready(self) -> None:
+        """Called before the descriptors of a worker are made: the template must not inherit them."""
+        if self.method == "fork" and not self._alone():
+            self.prepare()
+
+    @staticmethod
+    def _alone() -> bool:
+        return threading.active_count() == 1
 
     def close(self) -> None:
         """End the template; its children live on."""

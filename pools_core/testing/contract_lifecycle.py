@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import random
@@ -322,7 +323,9 @@ class LifecycleContract(ContractBase):
     @staticmethod
     def _wait_for_release(references: list[weakref.ref[Any]]) -> None:
         gc.collect()
-        wait_until(lambda: not any(reference() for reference in references), 5, "objects were released")
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not any(reference() for reference in references), 5)
+        assert [number for number, reference in enumerate(references) if reference()] == []
 
     # --- random streams -------------------------------------------------------------------------------
 

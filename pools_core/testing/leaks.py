@@ -90,7 +90,7 @@ def gone(pid: int) -> bool:
 def _children() -> Iterator[str]:
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            yield f"child {child.pid} {child.status()} {' '.join(child.cmdline())[:200]}"
+            yield f"child {child.pid} {' '.join(child.cmdline())[:200] or 'dead, not reaped'}"
 
 
 def _descriptors() -> Iterator[str]:

@@ -1,0 +1,111 @@
+"""The calls that a pool has open with its engine, and the functions that workers may keep."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+from pools_core.calls import Call, Convention, Packed
+from pools_core.flow import Flow
+from pools_core.options import CallSettings
+from pools_core.payload import is_by_value, pack_function, travels_by_name
+from pools_core.protocol import Engine
+
+if TYPE_CHECKING:
+    from pools_core.pump import Pump
+
+__all__ = ["CallBook"]
+
+KEPT: Final = 64
+"""Functions of ``apply`` and ``submit`` that workers keep, so that repeating one ships nothing."""
+
+
+class CallBook:
+    """Opens calls with the engine, and closes them.
+
+    Args:
+        pump: whose lock and engine are used.
+    """
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._ids = itertools.count(1)
+        self._open: dict[int, Call] = {}
+        self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
+
+    def new(self, func: Callable[..., Any], convention: Convention, settings: CallSettings) -> Call:
+        """Pack a function and open a call of it.
+
+        Raises:
+            TypeError: it is not callable.
+            SerializationError: it cannot be pickled.
+        """
+        if not callable(func):
+            raise TypeError(f"the function is not callable: {func!r}")
+        function = func if self._pump.engine.same_process else pack_function(func)
+        call = Call(next(self._ids), function, convention, settings.task_timeout, settings.seed)
+        self._enter(call)
+        return call
+
+    def for_single(self, func: Callable[..., Any], settings: CallSettings) -> tuple[Call, bool]:
+        """Return a call of a function for single tasks, and whether it is kept for the next time.
+
+        Only plain functions that travel by name are kept: anything else may have changed in the
+        meantime, its state or its closure.
+        """
+        if type(func) is not FunctionType or self._pump.engine.same_process:
+            return self.new(func, Convention.APPLY, settings), False
+        key = (func, settings.task_timeout, settings.seed)
+        with self._pump.lock:
+            call = self._kept.get(key)
+            if call is not None:
+                self._kept.move_to_end(key)
+                return call, True
+        call = self.new(func, Convention.APPLY, settings)
+        if isinstance(call.function, Packed) and not travels_by_name(call.function):
+            return call, False
+        with self._pump.lock:
+            self._kept[key] = call
+            if len(self._kept) > KEPT:
+                # A chunk of it that is still to be sent brings the call along once more.
+                self.close(self._kept.popitem(last=False)[1])
+        return call, True
+
+    def ship_by_value(self, flow: Flow) -> None:
+        """Replace a call whose function a worker does not know by one that brings the code along."""
+        call = flow.call
+        # Several chunks may have been refused before the first refusal came back.
+        if isinstance(call.function, Packed) and is_by_value(call.function):
+            return
+        packed = pack_function(flow.function, by_value=True)
+        new = replace(call, id=next(self._ids), function=packed)
+        self._enter(new)
+        with self._pump.lock:
+            if flow.keeps_call:
+                # By value it is shipped afresh each time: its globals may change.
+                for key in [key for key, kept in self._kept.items() if kept is call]:
+                    del self._kept[key]
+            flow.keeps_call = False
+            flow.call = new
+            for out in flow.ready:
+                out.chunk = replace(out.chunk, call=new)
+
+    def close(self, call: Call) -> None:
+        """Close a call.  Under the pump's lock."""
+        if self._open.pop(call.id, None) is not None:
+            self._pump.engine.close(call)
+
+    def enter_all(self, engine: Engine) -> None:
+        """Open all calls with another engine.  Under the pump's lock."""
+        for call in self._open.values():
+            engine.open(call)
+
+    def _enter(self, call: Call) -> None:
+        with self._pump.lock:
+            self._pump.repair()
+            self._open[call.id] = call
+            self._pump.engine.open(call)
