@@ -121,6 +121,7 @@ class Flow:
         self.pool = None
         self.function = _over
         self._again.clear()
+        self.in_flight.clear()
 
     # --- by the owner ----------------------------------------------------------------------------
 

@@ -295,6 +295,8 @@ class Pump:
             if not flow.keeps_call:
                 self.book.close(flow.call)
             self.background.leave(flow)
+            for chunk in flow.in_flight:  # all results are in, but the worker has not said so yet
+                self._owners.pop(chunk, None)
             flow.release()
             flow.told = flow.callback is None
             self._ended.notify_all()

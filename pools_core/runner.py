@@ -192,7 +192,7 @@ class _Run:
         star = self._chunk.call.convention is Convention.STAR
         packs, plain = self._packs, PLAIN
         timed = self._chunk.call.task_timeout is not None
-        since = self._since
+        since, final = self._since, self._chunk.size - 1
         for offset, item in enumerate(self._items):
             if timed:
                 board[STARTED] = monotonic_ns()
@@ -217,7 +217,7 @@ class _Run:
                 value = None
             append(value)
             now = monotonic()
-            if now - since >= GATHER:
+            if now - since >= GATHER and offset != final:
                 since = now
                 self.flush()
                 if self._stop is not None and self._stop():
