@@ -46,7 +46,8 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Size of all of it, in bytes."""
-        return len(self.data) + sum(memoryview(part).nbytes for part in self.buffers)
+        size = len(self.data)
+        return size + sum(memoryview(part).nbytes for part in self.buffers) if self.buffers else size
 
 
 @dataclass(frozen=True, slots=True)

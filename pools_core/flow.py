@@ -201,10 +201,10 @@ class Flow:
 
     def _open(self, event: Outcomes, start: int) -> tuple[list[Any], dict[int, BaseException]]:
         """Return the values of a part, and the errors among them by offset in the part."""
-        failures = {
-            failed.offset - event.first: rebuild(failed, start + failed.offset - event.first)
-            for failed in event.failures
-        }
+        failures: dict[int, BaseException] = {}
+        for failed in event.failures:
+            offset = failed.offset - event.first
+            failures[offset] = rebuild(failed, start + offset)
         if not isinstance(event.values, Packed):
             return list(event.values), failures
         opened, sealed = unpack_batch(event.values)

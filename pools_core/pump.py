@@ -34,6 +34,8 @@ from pools_core.sinks import Part
 
 __all__ = ["Pump"]
 
+_OF_A_CHUNK: Final = (Outcomes, ChunkLost, Refused)
+
 STOCK: Final = 2
 """Chunks that a call keeps ready, so that another thread that leads can give them out."""
 
@@ -438,7 +440,7 @@ class Pump:
                 for waiter in self._followers:
                     waiter.notify_all()
             for event in events:
-                if isinstance(event, Outcomes | ChunkLost | Refused):
+                if isinstance(event, _OF_A_CHUNK):
                     flow = owners.get(event.chunk)
                     if flow is None:
                         continue  # of a call that was given up

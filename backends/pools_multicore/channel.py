@@ -24,6 +24,8 @@ __all__ = ["FrameReader", "Outbox", "read_frames", "write_frame"]
 
 _HEAD: Final = struct.Struct("<HxxI")
 _LENGTH: Final = struct.Struct("<Q")
+_HEAD_OF_TWO: Final = struct.Struct("<HxxIQQ")
+_KINDS: Final = {int(kind): kind for kind in Kind}
 
 BUFFER: Final = 64 * 1024
 """Bytes read at a time, of small parts; large ones do not pass through this buffer."""
@@ -37,6 +39,10 @@ AT_ONCE: Final = 64
 
 def frame_bytes(kind: Kind, parts: Sequence[type_buffer]) -> list[type_buffer]:
     """Return a frame as a few buffers: small parts joined with the head, large ones as they are."""
+    if len(parts) == 2 and type(parts[0]) is type(parts[1]) is bytes:  # nearly all frames are like this
+        first, second = len(parts[0]), len(parts[1])
+        if first < LARGE > second:
+            return [b"".join((_HEAD_OF_TWO.pack(kind, 2, first, second), *parts))]
     lengths = [len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts]
     small: list[type_buffer] = [_HEAD.pack(kind, len(parts)), struct.pack(f"<{len(parts)}Q", *lengths)]
     out: list[type_buffer] = []
@@ -119,7 +125,7 @@ class FrameReader:
             return False
         self._lengths = deque(struct.unpack_from(f"<{n_parts}Q", self._buffer, self._start + _HEAD.size))
         self._start += after
-        self._kind = Kind(kind)
+        self._kind = _KINDS[kind]
         return True
 
     def _fill_parts(self) -> bool:

@@ -16,17 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import marshal
-import mmap
 import os
 import selectors
 import socket
-import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -43,113 +38,18 @@ from pools_core.protocol import (
     WorkerDied,
     WorkerStarted,
 )
-from pools_core.runner import CHUNK, OFFSET, STARTED
-from pools_multicore.channel import FrameReader, Outbox
-from pools_multicore.inherit import close_in_forked_children, lifeline, no_interrupt, starting
-from pools_multicore.process import Process, Starter, check_not_importing_main, may_have_children
+from pools_core.runner import CHUNK, STARTED
+from pools_multicore.handle import Seat, WorkerHandle
+from pools_multicore.inherit import close_in_forked_children, no_interrupt, starting
+from pools_multicore.process import Starter, check_not_importing_main, may_have_children
 from pools_multicore.schedule import Place, Schedule
 from pools_multicore.settings import MulticoreSettings
-from pools_multicore.worker import BOARD_BYTES, REVOKED, TICKET, WorkerFds, worker_name
+from pools_multicore.worker import REVOKED, TICKET
 
 __all__ = ["MulticoreEngine"]
 
 STARTS: Final = 3
 """Workers that may die one after another before they are ready; then there is no point in starting more."""
-
-
-@dataclass(slots=True)
-class _Seat:
-    """A chunk that was sent to a worker.
-
-    Attributes:
-        chunk: the chunk.
-        ticket: its number in the pipe, 0 when it went to an idle worker and has none.
-        dropped: nobody wants its outcomes any more.
-        seconds: time that the parts so far took.
-    """
-
-    chunk: Chunk
-    ticket: int
-    dropped: bool = False
-    seconds: float = 0.0
-
-
-class _Worker:
-    """What the engine knows of one worker."""
-
-    def __init__(self, number: int, name: str, daemon: bool, cpus: tuple[int, ...] | None) -> None:
-        self.number = number
-        self.label = name
-        self.daemon = daemon
-        self.cpus = cpus
-        self.sock, self._far = socket.socketpair()
-        self.sock.setblocking(False)
-        self.reader = FrameReader()
-        self.outbox = Outbox(self.sock)
-        self.watching_for_room = False
-        self.tickets_out, self.tickets_in = os.pipe()
-        os.set_blocking(self.tickets_out, False)
-        self.last_ticket = 0
-        with _board_file() as board:
-            self._board_fd = os.dup(board)
-        self._memory = mmap.mmap(self._board_fd, BOARD_BYTES)
-        self.board = memoryview(self._memory).cast("q")
-        self.process: Process | None = None
-        self.pidfd: int | None = None
-        self.ready = False
-        self.knows: set[int] = set()
-        self.seats: deque[_Seat] = deque()
-        self.timed_out: tuple[int, int] | None = None
-
-    def start(self, starter: Starter) -> None:
-        """Start the process."""
-        # Descriptors of its own: in a fork all that belongs to the parent is closed.
-        fds = WorkerFds(
-            os.dup(self._far.fileno()), os.dup(self.tickets_out), os.dup(self._board_fd), os.dup(lifeline())
-        )
-        config = {"name": self.label, "daemon": self.daemon, "cpus": self.cpus, **starter.config()}
-        self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
-        try:
-            self.process = starter.start(fds)
-            self.pidfd = _pidfd(self.process.pid)
-        finally:
-            for fd in fds.as_tuple():
-                os.close(fd)
-            os.close(self._board_fd)
-            self._far.close()
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        assert self.process is not None
-        return self.process.pid
-
-    @property
-    def name(self) -> str:
-        """Its name for messages."""
-        return worker_name(self.pid)
-
-    def running(self) -> tuple[int, int] | None:
-        """Return the chunk and the offset of the task that it runs, or None."""
-        chunk = self.board[CHUNK]
-        return (chunk, self.board[OFFSET]) if chunk else None
-
-    def take_ticket(self) -> int | None:
-        """Take the oldest ticket back; None if the worker has had them all."""
-        try:
-            return int(TICKET.unpack(os.read(self.tickets_out, TICKET.size))[0])
-        except BlockingIOError:
-            return None
-
-    def close(self) -> None:
-        """Let go of its descriptors; the map has one, too."""
-        self.board.release()
-        self._memory.close()
-        self.sock.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-        os.close(self.tickets_in)
-        os.close(self.tickets_out)
 
 
 class MulticoreEngine(Engine):
@@ -175,11 +75,11 @@ class MulticoreEngine(Engine):
         self._lock = threading.RLock()
         self._schedule = Schedule(settings.n_jobs)
         self._starter = Starter(settings.start_method)
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, WorkerHandle] = {}
         self._numbers = itertools.count()
         self._homeless: deque[Chunk] = deque()
         self._events: list[Event] = []
-        self._deferred: set[_Worker] = set()
+        self._deferred: set[WorkerHandle] = set()
         self._failed_starts = 0
         self._deaths: dict[int, int] = {}
         self._timed = 0
@@ -319,7 +219,7 @@ class MulticoreEngine(Engine):
             self._homeless.append(chunk)
             return
         worker = self._workers[place.worker]
-        seat = _Seat(chunk, 0)
+        seat = Seat(chunk, 0)
         if place.behind:
             worker.last_ticket += 1
             seat.ticket = worker.last_ticket
@@ -336,7 +236,7 @@ class MulticoreEngine(Engine):
         else:
             self._flush(worker)
 
-    def _flush_soon(self, worker: _Worker) -> None:
+    def _flush_soon(self, worker: WorkerHandle) -> None:
         """Send what waits for a busy worker together, when this thread is about to wait.
 
         If some thread is waiting already, there is no such moment, and it goes now.
@@ -346,7 +246,7 @@ class MulticoreEngine(Engine):
         else:
             self._deferred.add(worker)
 
-    def _flush(self, worker: _Worker) -> None:
+    def _flush(self, worker: WorkerHandle) -> None:
         try:
             done = worker.outbox.flush()
         except OSError:  # it died; end-of-file says so in a moment, with all that it had sent before
@@ -370,7 +270,7 @@ class MulticoreEngine(Engine):
             if worker.number in self._workers:
                 self._flush(worker)
 
-    def _steal(self, victim: _Worker, place: Place) -> bool:
+    def _steal(self, victim: WorkerHandle, place: Place) -> bool:
         """Move the oldest chunk in a worker's line to another place; False if there was none to move."""
         ticket = victim.take_ticket()
         if ticket is None:
@@ -381,13 +281,13 @@ class MulticoreEngine(Engine):
             self._give(seat.chunk, place)
         return True
 
-    def _leave(self, worker: _Worker, seat: _Seat, seconds: float | None) -> None:
+    def _leave(self, worker: WorkerHandle, seat: Seat, seconds: float | None) -> None:
         """Strike a chunk from a worker's line."""
         worker.seats.remove(seat)
         self._schedule.ended(worker.number, seat.chunk.id, seconds)
         self._timed -= seat.chunk.call.task_timeout is not None
 
-    def _cancel_seat(self, worker: _Worker, seat: _Seat, kill: bool) -> None:
+    def _cancel_seat(self, worker: WorkerHandle, seat: Seat, kill: bool) -> None:
         seat.dropped = True
         if seat.ticket and worker.board[CHUNK] != seat.chunk.id:
             # It may still wait in line.  Tickets come in order, so those before it are taken back, too.
@@ -426,7 +326,7 @@ class MulticoreEngine(Engine):
         cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
         with no_interrupt(), starting():  # a process that was started must be known
             self._starter.ready()
-            worker = _Worker(slot, f"pools worker {number}", self._settings.daemon, cpus)
+            worker = WorkerHandle(slot, f"pools worker {number}", self._settings.daemon, cpus)
             try:
                 worker.start(self._starter)
             except OSError:
@@ -444,7 +344,7 @@ class MulticoreEngine(Engine):
 
     def _attend(self, key: selectors.SelectorKey, mask: int) -> None:
         """Do what a descriptor is ready for."""
-        worker: _Worker | None = key.data
+        worker: WorkerHandle | None = key.data
         if worker is None:
             with contextlib.suppress(BlockingIOError):
                 while os.read(self._wake_out, 4096):
@@ -461,7 +361,7 @@ class MulticoreEngine(Engine):
         if mask & selectors.EVENT_READ and not self._receive(worker):
             self._bury(worker)
 
-    def _receive(self, worker: _Worker) -> bool:
+    def _receive(self, worker: WorkerHandle) -> bool:
         """Take in what a worker has sent; return False at end-of-file."""
         reader = worker.reader
         while True:
@@ -479,7 +379,7 @@ class MulticoreEngine(Engine):
             if not reader.mid_part:
                 return True  # the selector says at once if there is more, and others get their turn
 
-    def _drain(self, worker: _Worker) -> None:
+    def _drain(self, worker: WorkerHandle) -> None:
         """Take in all that a worker sent before it ended."""
         before = -1
         while worker.reader.total != before:
@@ -487,7 +387,7 @@ class MulticoreEngine(Engine):
             if not self._receive(worker):
                 return
 
-    def _handle(self, worker: _Worker, kind: Kind, parts: list[Any]) -> None:
+    def _handle(self, worker: WorkerHandle, kind: Kind, parts: list[Any]) -> None:
         if kind is Kind.OUTCOMES:
             outcomes = decode_outcomes(parts)
             seat = self._seat_of(worker, outcomes.chunk)
@@ -507,12 +407,13 @@ class MulticoreEngine(Engine):
             self._failed_starts = 0
             self._events.append(WorkerStarted(worker.name))
 
-    def _seat_of(self, worker: _Worker, chunk: int) -> _Seat:
-        return next(seat for seat in worker.seats if seat.chunk.id == chunk)
+    def _seat_of(self, worker: WorkerHandle, chunk: int) -> Seat:
+        first = worker.seats[0]
+        return first if first.chunk.id == chunk else next(s for s in worker.seats if s.chunk.id == chunk)
 
     # --- the end of a worker --------------------------------------------------------------------------
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: WorkerHandle) -> None:
         """A worker's line is at its end: learn how it ended, and say what became of its chunks."""
         process = worker.process
         assert process is not None
@@ -536,7 +437,9 @@ class MulticoreEngine(Engine):
         if not self._homeless:
             self._deaths.clear()
 
-    def _lose(self, worker: _Worker, seat: _Seat, running: tuple[int, int] | None, died: WorkerDied) -> None:
+    def _lose(
+        self, worker: WorkerHandle, seat: Seat, running: tuple[int, int] | None, died: WorkerDied
+    ) -> None:
         chunk = seat.chunk
         if running is None and seat is worker.seats[0] and worker.ready:
             # It was about to begin.  A chunk under which worker after worker dies shall not end them all.
@@ -566,7 +469,7 @@ class MulticoreEngine(Engine):
             )
         self._events.append(Broken(error))
 
-    def _discard(self, worker: _Worker) -> None:
+    def _discard(self, worker: WorkerHandle) -> None:
         """Let go of a worker."""
         self._unregister(worker)
         worker.close()
@@ -574,7 +477,7 @@ class MulticoreEngine(Engine):
         self._schedule.forget_worker(worker.number)
         self._deferred.discard(worker)
 
-    def _unregister(self, worker: _Worker) -> None:
+    def _unregister(self, worker: WorkerHandle) -> None:
         self._selector.unregister(worker.sock)
         if worker.pidfd is not None:
             self._selector.unregister(worker.pidfd)
@@ -617,7 +520,7 @@ class MulticoreEngine(Engine):
 
     # --- time limits ----------------------------------------------------------------------------------
 
-    def _limits(self) -> list[tuple[_Worker, tuple[int, int], int]]:
+    def _limits(self) -> list[tuple[WorkerHandle, tuple[int, int], int]]:
         """Return for each task with a limit the worker, where it stands, and the nanoseconds left."""
         now = monotonic_ns()
         found = []
@@ -647,36 +550,3 @@ class MulticoreEngine(Engine):
                 worker.timed_out = running
                 assert worker.process is not None
                 worker.process.kill(tree=True)
-
-
-def _pidfd(pid: int) -> int | None:
-    """Return a descriptor that says when a process has ended; None where the system has none.
-
-    End-of-file on its line says so as well, unless a task has forked a process that holds on to it.
-    """
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
-
-
-def _board_file() -> Any:
-    """Return a context that gives the descriptor of a page of shared memory without a name."""
-    return _memfd() if sys.platform == "linux" else _temporary()
-
-
-@contextlib.contextmanager
-def _memfd() -> Any:
-    fd = os.memfd_create("pools-board")
-    try:
-        os.ftruncate(fd, BOARD_BYTES)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _temporary() -> Any:
-    with tempfile.TemporaryFile() as file:
-        file.truncate(BOARD_BYTES)
-        yield file.fileno()

@@ -1,0 +1,152 @@
+"""One worker as the engine sees it: its line, its board, its process, and the chunks that it has."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import mmap
+import os
+import socket
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pools_core.calls import Chunk
+from pools_core.frames import Kind
+from pools_core.runner import CHUNK, OFFSET
+from pools_multicore.channel import FrameReader, Outbox
+from pools_multicore.inherit import lifeline
+from pools_multicore.process import Process, Starter
+from pools_multicore.worker import BOARD_BYTES, TICKET, WorkerFds, worker_name
+
+__all__ = ["Seat", "WorkerHandle"]
+
+
+@dataclass(slots=True)
+class Seat:
+    """A chunk that was sent to a worker.
+
+    Attributes:
+        chunk: the chunk.
+        ticket: its number in the pipe, 0 when it went to an idle worker and has none.
+        dropped: nobody wants its outcomes any more.
+        seconds: time that the parts so far took.
+    """
+
+    chunk: Chunk
+    ticket: int
+    dropped: bool = False
+    seconds: float = 0.0
+
+
+class WorkerHandle:
+    """What the engine knows of one worker."""
+
+    def __init__(self, number: int, name: str, daemon: bool, cpus: tuple[int, ...] | None) -> None:
+        self.number = number
+        self.label = name
+        self.daemon = daemon
+        self.cpus = cpus
+        self.sock, self._far = socket.socketpair()
+        self.sock.setblocking(False)
+        self.reader = FrameReader()
+        self.outbox = Outbox(self.sock)
+        self.watching_for_room = False
+        self.tickets_out, self.tickets_in = os.pipe()
+        os.set_blocking(self.tickets_out, False)
+        self.last_ticket = 0
+        with board_file() as board:
+            self._board_fd = os.dup(board)
+        self._memory = mmap.mmap(self._board_fd, BOARD_BYTES)
+        self.board = memoryview(self._memory).cast("q")
+        self.process: Process | None = None
+        self.pidfd: int | None = None
+        self.ready = False
+        self.knows: set[int] = set()
+        self.seats: deque[Seat] = deque()
+        self.timed_out: tuple[int, int] | None = None
+
+    def start(self, starter: Starter) -> None:
+        """Start the process."""
+        # Descriptors of its own: in a fork all that belongs to the parent is closed.
+        fds = WorkerFds(
+            os.dup(self._far.fileno()), os.dup(self.tickets_out), os.dup(self._board_fd), os.dup(lifeline())
+        )
+        config = {"name": self.label, "daemon": self.daemon, "cpus": self.cpus, **starter.config()}
+        self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
+        try:
+            self.process = starter.start(fds)
+            self.pidfd = pidfd_of(self.process.pid)
+        finally:
+            for fd in fds.as_tuple():
+                os.close(fd)
+            os.close(self._board_fd)
+            self._far.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def name(self) -> str:
+        """Its name for messages."""
+        return worker_name(self.pid)
+
+    def running(self) -> tuple[int, int] | None:
+        """Return the chunk and the offset of the task that it runs, or None."""
+        chunk = self.board[CHUNK]
+        return (chunk, self.board[OFFSET]) if chunk else None
+
+    def take_ticket(self) -> int | None:
+        """Take the oldest ticket back; None if the worker has had them all."""
+        try:
+            return int(TICKET.unpack(os.read(self.tickets_out, TICKET.size))[0])
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        """Let go of its descriptors; the map has one, too."""
+        self.board.release()
+        self._memory.close()
+        self.sock.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        os.close(self.tickets_in)
+        os.close(self.tickets_out)
+
+
+def pidfd_of(pid: int) -> int | None:
+    """Return a descriptor that says when a process has ended; None where the system has none.
+
+    End-of-file on its line says so as well, unless a task has forked a process that holds on to it.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def board_file() -> contextlib.AbstractContextManager[int]:
+    """Return a context that gives the descriptor of a page of shared memory without a name."""
+    return _memfd() if sys.platform == "linux" else _temporary()
+
+
+@contextlib.contextmanager
+def _memfd() -> Iterator[int]:
+    fd = os.memfd_create("pools-board")
+    try:
+        os.ftruncate(fd, BOARD_BYTES)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[int]:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(BOARD_BYTES)
+        yield file.fileno()
