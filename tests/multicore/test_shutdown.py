@@ -21,6 +21,7 @@ import pytest
 
 from pools_core import MakePool, PoolClosedError
 from pools_core.testing import tasks
+from pools_core.testing.gate import Gate
 from pools_core.testing.leaks import belongings, gone
 from pools_core.testing.waiting import deadline, wait_until
 
@@ -417,6 +418,8 @@ def test_many_calls_leave_nothing():
     """A pool that lives long holds no more after a thousand calls than after one."""
     with MakePool("multicore", n_jobs=2) as pool:
         pool.apply_async(tasks.square, (1,)).get(30)
+        with Gate(opens_at=2) as gate:  # each worker starts when there is work for it
+            pool.map(tasks.pass_gate, [gate.address] * 2, chunksize=1)
         before = belongings()
         for number in range(300):
             pool.map(tasks.square, range(3))
