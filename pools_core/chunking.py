@@ -8,6 +8,7 @@ costs little beside, short enough that workers end together.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Final
 
 from pools_core.options import CallSettings
@@ -43,7 +44,7 @@ class Chunker:
         if self._fixed is None and settings.n_splits is not None and length:
             self._fixed = max(1.0, length / settings.n_splits)
         self._carried = 0.0
-        self._most = settings.max_tasks_active or LARGEST
+        self._most = settings.max_tasks_active or (LARGEST if self._fixed is None else sys.maxsize)
         self._last = 1
         self._tasks = 0.0
         self._seconds = 0.0

@@ -234,9 +234,11 @@ def unpicklable(message: str, cause: BaseException) -> SerializationError:
     if isinstance(cause, Exception) and not isinstance(cause, TypeError | SerializationError):
         try:
             kind = type("SerializationError", (_AlsoUsers, own), {"__module__": __name__})
+            error = kind.__new__(kind, message)
         except TypeError:  # two C layouts that cannot be one object: the plain error says enough
             kind = SerializationError
-    error = kind.__new__(kind, message)
+    if kind is SerializationError:
+        error = SerializationError(message)
     error.args = (message,)
     error.__cause__ = cause
     return error

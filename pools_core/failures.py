@@ -38,10 +38,11 @@ def describe(
     """Put a task's exception into a form that can travel."""
     return FailedTask(
         offset=offset,
-        type_name=type_name(type(error)),
-        text=_text(error),
-        traceback=_format(error),
-        arguments=arguments,
+        # Exactly str: what a user's __str__ or __repr__ returns may be a subclass, which does not travel.
+        type_name=str.__str__(type_name(type(error))),
+        text=str.__str__(_text(error)),
+        traceback=str.__str__(_format(error)),
+        arguments=str.__str__(arguments),
         worker=worker,
         error=error if same_process else _pickled(error),
     )

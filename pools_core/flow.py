@@ -58,6 +58,8 @@ class Flow:
 
     def __init__(self, pump: Pump, call: Call, function: Callable[..., Any], settings: CallSettings) -> None:
         self.pump = pump
+        self.number = 0
+        """What listeners know it by; a call object may serve several of these."""
         self.call = call
         self.function = function
         self.settings = settings

@@ -221,8 +221,8 @@ def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
         except BaseException as error:  # the user's __reduce__ may raise anything
             raise unpicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}", error) from error
         else:
-            code = _main_code(func)
-            return Packed(b"n" + name, buffers) if code is None else Packed(b"r" + _fingerprint(code) + name)
+            main = _main_function(func)
+            return Packed(b"n" + name, buffers) if main is None else Packed(b"r" + _fingerprint(main) + name)
     packed = pack(func, what, keep=True, by_value=True)
     return Packed(b"c" + packed.data, packed.buffers)
 
@@ -248,8 +248,8 @@ def unpack_function(packed: Packed) -> Callable[..., Any]:
     try:
         if bytes(view[:1]) == b"r":
             func = pickle.loads(view[1 + _DIGEST :])
-            code = _main_code(func)
-            if code is None or _fingerprint(code) != view[1 : 1 + _DIGEST]:
+            main = _main_function(func)
+            if main is None or _fingerprint(main) != view[1 : 1 + _DIGEST]:
                 raise FunctionUnknownError(f"{func!r} is not the caller's")
         else:
             func = pickle.loads(view[1:], buffers=packed.buffers)
@@ -261,28 +261,53 @@ def unpack_function(packed: Packed) -> Callable[..., Any]:
 _DIGEST: Final = 16
 
 
-def _main_code(func: Any) -> CodeType | None:
-    """Return the code of a plain function of the main script; None for any other callable."""
+def _main_function(func: Any) -> FunctionType | None:
+    """Return a plain function of the main script as such; None for any other callable."""
     if type(func) is FunctionType and func.__module__ in ("__main__", "__mp_main__"):
-        return func.__code__
+        return func
     return None
 
 
-def _fingerprint(code: CodeType) -> bytes:
-    """Digest what a function does, without where it stands: paths and line numbers may differ."""
+def _fingerprint(func: FunctionType) -> bytes:
+    """Digest what a function does: its code, its defaults and what it closes over."""
     import hashlib  # loads OpenSSL, which most workers never need
 
     digest = hashlib.blake2b(digest_size=_DIGEST)
-    digest.update(code.co_code)
-    digest.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)).encode())
+    _digest_function(func, digest.update, {id(func)})
+    return digest.digest()
+
+
+def _digest_function(func: FunctionType, update: Callable[[bytes], None], seen: set[int]) -> None:
+    _digest_code(func.__code__, update)
+    held = [*(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).items()]
+    for cell in func.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # not bound yet
+            held.append("empty cell")
+    for value in held:
+        if type(value) is FunctionType:
+            if id(value) not in seen:
+                seen.add(id(value))
+                _digest_function(value, update, seen)
+        else:
+            try:
+                update(pickle.dumps(value, PROTOCOL))
+            except Exception:  # what cannot be compared counts as changed, and the code is sent along
+                update(repr(id(value)).encode())
+
+
+def _digest_code(code: CodeType, update: Callable[[bytes], None]) -> None:
+    """Digest code without where it stands: paths and line numbers may differ between processes."""
+    update(code.co_code)
+    update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)).encode())
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            digest.update(_fingerprint(constant))
+            _digest_code(constant, update)
         elif isinstance(constant, frozenset):  # its order depends on the process
-            digest.update(repr(sorted(map(repr, constant))).encode())
+            update(repr(sorted(map(repr, constant))).encode())
         else:
-            digest.update(repr(constant).encode())
-    return digest.digest()
+            update(repr(constant).encode())
 
 
 def _with_its_module(func: Callable[..., Any], what: str) -> bytes:

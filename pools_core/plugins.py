@@ -99,13 +99,12 @@ class Plugins:
         """Return the name of each plugin that has the hook, and how to call it there alone."""
         if self._manager is None:
             return []
-        plugins = self._manager.list_name_plugin()
-        found: list[tuple[str, Callable[..., Any]]] = []
-        # pluggy calls the one registered last first; so do we
-        for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            others = [plugin for _, plugin in plugins if plugin is not impl.plugin]
-            found.append((impl.plugin_name, self._manager.subset_hook_caller(hook, others)))
-        return found
+        # pluggy calls the one registered last first, and so do we; but not by its caller of a subset, which
+        # follows what is registered later.
+        return [
+            (impl.plugin_name, _accepting(impl.function, impl.argnames))
+            for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        ]
 
     def hooks(self) -> LifeCycle | None:
         """Return what announces events to all listeners; None when there are none."""
@@ -115,6 +114,11 @@ class Plugins:
                 self._stale = False
                 self._relay = None if self._manager is None else _relay(self)
             return self._relay
+
+
+def _accepting(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Return a function that passes on those of its keyword arguments that a hook wants."""
+    return lambda **told: function(*(told[name] for name in names))
 
 
 def _make_manager() -> pluggy.PluginManager:

@@ -60,6 +60,7 @@ class Pump:
         self.terminated = False
         self._joining = False
         self._chunk_ids = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._flows: set[Flow] = set()
         self._owners: dict[int, Flow] = {}
         self._hungry: deque[deque[Flow] | Flow] = deque()
@@ -96,12 +97,13 @@ class Pump:
         with self.lock:
             self.check_open()
             self._sweep()
+            flow.number = next(self._numbers)
             self._flows.add(flow)
             if background:
                 self.background.adopt(flow)
         if self.hooks is not None:
             tasks = flow.length if isinstance(flow, MapFlow) else 1
-            self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.call.id, tasks=tasks)
+            self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.number, tasks=tasks)
         if background:
             self.background.ensure()
             if isinstance(flow, TaskFlow):
@@ -309,7 +311,7 @@ class Pump:
             self.callbacks.call(self._call_back, flow)
         if self.hooks is not None:
             text = None if error is None else repr(error)
-            self.hooks.pools_call_finished(pool_id=self.pool_id, call_id=flow.call.id, error=text)
+            self.hooks.pools_call_finished(pool_id=self.pool_id, call_id=flow.number, error=text)
 
     def _call_back(self, flow: Flow) -> None:
         """In the callback thread: tell the user, then whoever waits."""
@@ -453,7 +455,7 @@ class Pump:
                     if self.hooks is not None and isinstance(event, Outcomes):
                         self.hooks.pools_chunk_done(
                             pool_id=self.pool_id,
-                            call_id=flow.call.id,
+                            call_id=flow.number,
                             tasks=event.count,
                             failures=len(event.failures),
                             seconds=event.seconds,

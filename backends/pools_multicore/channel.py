@@ -52,7 +52,7 @@ def frame_bytes(kind: Kind, parts: Sequence[type_buffer]) -> list[type_buffer]:
         else:
             out += (b"".join(small), part if isinstance(part, bytes | bytearray) else part.cast("B"))
             small = []
-    if small:
+    if any(small):
         out.append(b"".join(small))
     return out
 

@@ -1,0 +1,273 @@
+"""Calls, chunks and outcomes as bytes: what is decoded is what was encoded, whatever values hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pools_core.calls import Call, Chunk, Convention, FailedTask, Outcomes, Packed, Refused
+from pools_core.failures import describe, rebuild, shown
+from pools_core.frames import (
+    Kind,
+    decode_call,
+    decode_chunk,
+    decode_outcomes,
+    decode_refused,
+    encode_call,
+    encode_chunk,
+    encode_outcomes,
+    encode_refused,
+)
+from pools_core.payload import pack, pack_batch, pack_function, seal, unpack_batch, unpack_function
+
+any_text = st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF, exclude_categories=()), max_size=40)
+numbers = st.integers(0, 2**64 - 1)
+small_numbers = st.integers(0, 2**32 - 1)
+packed_values = st.builds(Packed, st.binary(max_size=40), st.lists(st.binary(max_size=40), max_size=4))
+
+ARRIVALS = {
+    "bytes": bytes,
+    "bytearray": bytearray,
+    "view": lambda part: memoryview(bytearray(part)),
+}
+
+
+@pytest.fixture(params=ARRIVALS)
+def carry(request):
+    """Return a function that gives parts in other memory, in each way in which an engine may deliver them."""
+    return lambda parts: [ARRIVALS[request.param](part) for part in parts]
+
+
+def plain(packed: Packed) -> Packed:
+    """Return packed values with bytes in them, to compare."""
+    return Packed(bytes(packed.data), [bytes(buffer) for buffer in packed.buffers])
+
+
+def bytes_of(parts) -> list[bytes]:
+    """Return parts as a socket would give them."""
+    return [bytes(part) for part in parts]
+
+
+CALL = Call(1, Packed(b"n"))
+
+
+def test_no_two_kinds_are_one():
+    """A kind is known by its number alone; 0 is none of them, so that an empty buffer is no frame."""
+    assert [kind.value for kind in Kind] == list(range(1, len(Kind.__members__) + 1))
+
+
+# --- calls ----------------------------------------------------------------------------------------
+
+
+@given(
+    number=numbers,
+    function=packed_values,
+    convention=st.sampled_from(Convention),
+    timeout=st.none() | st.integers(0, 10**6) | st.floats(1e-8, 1e9),
+    seed=st.none() | st.integers(),
+)
+def test_calls_round_trip(number, function, convention, timeout, seed):
+    """Every field, with seeds of any size and buffers in their order."""
+    call = Call(number, function, convention, timeout, seed)
+
+    decoded = decode_call(bytes_of(encode_call(call)))
+
+    assert replace(decoded, function=plain(decoded.function)) == call
+    assert type(decoded.convention) is Convention
+    assert type(decoded.task_timeout) is type(timeout)
+
+
+def test_a_function_round_trips(carry):
+    """With the large array that its closure holds."""
+    weights = bytearray(range(256)) * 200
+    call = Call(3, pack_function(lambda at: weights[at]), Convention.STAR, 1.5, -(10**40))
+
+    decoded = decode_call(carry(encode_call(call)))
+
+    assert decoded.seed == -(10**40)
+    assert unpack_function(decoded.function)(257) == 1
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+
+@given(number=numbers, start=numbers, size=small_numbers, ticket=numbers, items=packed_values)
+def test_chunks_round_trip(number, start, size, ticket, items):
+    """Every field; the call is found by its number."""
+    calls = {1: CALL, 7: Call(7, Packed(b"c"))}
+    chunk = Chunk(number, calls[7], start, size, items)
+
+    decoded, its_ticket = decode_chunk(bytes_of(encode_chunk(chunk, ticket)), calls)
+
+    assert replace(decoded, items=plain(decoded.items)) == chunk
+    assert decoded.call is calls[7]
+    assert its_ticket == ticket
+
+
+def test_a_chunk_has_no_ticket_unless_it_is_given_one():
+    """Zero is what engines without tickets read."""
+    assert decode_chunk(encode_chunk(Chunk(1, CALL, 0, 1, Packed(b""))), {1: CALL})[1] == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [1, "a"], range(5), [[1], "x" * 100_000, bytearray(100_000), None], [Outcomes(1, 0, 1, [])]],
+    ids=["none", "plain", "range", "mixed", "lookalike"],
+)
+def test_items_round_trip(carry, values):
+    """Small and large; also such as look like what frames are made of."""
+    chunk = Chunk(5, CALL, 10, len(values), pack_batch(values, "argument"))
+
+    decoded, _ = decode_chunk(carry(encode_chunk(chunk)), {1: CALL})
+    opened, sealed = unpack_batch(decoded.items)
+
+    assert sealed is (type(values) is list and any(type(value) not in (int, str) for value in values))
+    assert len(opened) == len(values)
+    if not sealed:
+        assert list(opened) == list(values)
+
+
+def test_a_chunk_before_its_call_is_an_error():
+    """An engine that forgot to send the call first must hear of it."""
+    with pytest.raises(KeyError):
+        decode_chunk(encode_chunk(Chunk(1, CALL, 0, 1, Packed(b""))), {})
+
+
+# --- outcomes -------------------------------------------------------------------------------------
+
+failed_tasks = st.builds(
+    FailedTask,
+    offset=small_numbers,
+    type_name=any_text,
+    text=any_text,
+    traceback=any_text,
+    arguments=any_text,
+    worker=any_text,
+    error=st.none() | st.binary(max_size=60),
+)
+
+
+@given(
+    chunk=numbers,
+    first=small_numbers,
+    count=small_numbers,
+    values=packed_values,
+    failures=st.lists(failed_tasks, max_size=4).map(tuple),
+    seconds=st.floats(0, 1e9),
+    last=st.booleans(),
+)
+def test_outcomes_round_trip(chunk, first, count, values, failures, seconds, last):
+    """Every field, texts with surrogates and NULs, pickles as they are."""
+    outcomes = Outcomes(chunk, first, count, values, failures, seconds, last)
+
+    decoded = decode_outcomes(bytes_of(encode_outcomes(outcomes)))
+
+    assert replace(decoded, values=plain(decoded.values)) == outcomes
+    assert type(decoded.last) is bool
+    assert type(decoded.failures) is tuple
+
+
+def test_outcomes_without_failures_do_not_pay_for_them():
+    """The second part is empty then: this is what nearly every chunk is answered with."""
+    parts = encode_outcomes(Outcomes(1, 0, 1, seal([1])))
+
+    assert parts[1] == b""
+    assert decode_outcomes(parts).failures == ()
+
+
+def test_results_round_trip(carry):
+    """Large buffers arrive in the parts' own memory, without a copy."""
+    values = [1, pack([2], "a result"), pack(bytearray(50_000), "a result"), None]
+    parts = carry(encode_outcomes(Outcomes(9, 4, 4, seal(values), seconds=0.25, last=False)))
+
+    decoded = decode_outcomes(parts)
+
+    assert (decoded.chunk, decoded.first, decoded.count) == (9, 4, 4)
+    assert (decoded.seconds, decoded.last) == (0.25, False)
+    assert any(buffer is parts[-1] for buffer in decoded.values.buffers)
+    assert len(unpack_batch(decoded.values)[0]) == 4
+
+
+def raised(error: BaseException) -> BaseException:
+    """Return an error with a traceback."""
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def told(error: BaseException, item="item") -> BaseException:
+    """Return what the caller sees of an error that a task raised in another process."""
+    failed = describe(raised(error), 2, shown(item, Convention.ONE), "worker 1 on here", False)
+    outcomes = Outcomes(1, 0, 3, seal([None] * 3), (failed,))
+    (decoded,) = decode_outcomes(bytes_of(encode_outcomes(outcomes))).failures
+    assert decoded == failed
+    return rebuild(decoded, 42)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("text", 3),
+        KeyError("key"),
+        OSError(2, "No such file", "name"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        ValueError("\udcff\0"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_failures_round_trip(error):
+    """As themselves, with the worker's traceback and a note of which task it was."""
+    seen = told(error)
+
+    assert type(seen) is type(error)
+    assert seen.args == error.args
+    assert str(seen) == str(error)
+    assert "in raised" in str(seen.__cause__)
+    assert seen.__notes__ == ["raised by task 42 with 'item' in worker 1 on here"]
+
+
+class Fancy(str):
+    """A str of somebody's own, such as a translation or markup."""
+
+    __slots__ = ()
+
+
+class FancyError(Exception):
+    """Its text is such a str."""
+
+    def __str__(self):
+        return Fancy("fancy text")
+
+
+class FancyItem:
+    """Its repr is such a str."""
+
+    def __repr__(self):
+        return Fancy("fancy item")
+
+
+@pytest.mark.parametrize(
+    ("error", "item"),
+    [
+        pytest.param(FancyError(), "item", id="text"),
+        pytest.param(ValueError("x"), FancyItem(), id="repr"),
+    ],
+)
+def test_failures_whose_texts_are_fancy_round_trip(error, item):
+    """str() and repr() may return a subclass of str."""
+    seen = told(error, item)
+
+    assert str(seen) == str(error)
+    assert repr(item) in seen.__notes__[0]
+
+
+@given(numbers)
+def test_refusals_round_trip(chunk):
+    """Any id."""
+    assert decode_refused(bytes_of(encode_refused(Refused(chunk)))) == Refused(chunk)

@@ -1,0 +1,366 @@
+"""What plugins hear of a pool's life: every step of it, never each task, and at nobody's expense."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+import pytest
+
+from pools_core import MakePool, WorkerDiedError
+from pools_core.hookspecs import LifeCycle, hookimpl
+from pools_core.registry import hooks, register, unregister
+from pools_core.testing import tasks
+from pools_core.testing.tasks import Misbehaved
+
+BACKENDS = ["threads", "multicore"]
+
+EVENTS = sorted(name for name in vars(LifeCycle) if name.startswith("pools_") and name != "pools_cli")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _lifeline():
+    """What the first pool of processes makes lives as long as the program, so no test leaves it behind."""
+    with MakePool("multicore", n_jobs=1) as pool:
+        pool.apply(abs, (1,))
+
+
+class Listener:
+    """Notes all that it hears, in order: the event without its prefix, and its arguments."""
+
+    def __init__(self):
+        self.heard = []
+
+    def of(self, event):
+        """Return the arguments of each event of one kind."""
+        return [told for name, told in self.heard if name == event]
+
+    @property
+    def events(self):
+        """The kinds alone."""
+        return [name for name, _ in self.heard]
+
+    @hookimpl
+    def pools_pool_opened(self, pool_id, backend, size):
+        self.heard.append(("pool_opened", {"pool_id": pool_id, "backend": backend, "size": size}))
+
+    @hookimpl
+    def pools_call_started(self, pool_id, call_id, tasks):
+        self.heard.append(("call_started", {"pool_id": pool_id, "call_id": call_id, "tasks": tasks}))
+
+    @hookimpl
+    def pools_chunk_done(self, pool_id, call_id, tasks, failures, seconds):
+        told = {"pool_id": pool_id, "call_id": call_id, "tasks": tasks, "failures": failures}
+        self.heard.append(("chunk_done", {**told, "seconds": seconds}))
+
+    @hookimpl
+    def pools_worker_started(self, pool_id, worker):
+        self.heard.append(("worker_started", {"pool_id": pool_id, "worker": worker}))
+
+    @hookimpl
+    def pools_worker_died(self, pool_id, worker, exitcode):
+        self.heard.append(("worker_died", {"pool_id": pool_id, "worker": worker, "exitcode": exitcode}))
+
+    @hookimpl
+    def pools_call_finished(self, pool_id, call_id, error):
+        self.heard.append(("call_finished", {"pool_id": pool_id, "call_id": call_id, "error": error}))
+
+    @hookimpl
+    def pools_pool_closed(self, pool_id):
+        self.heard.append(("pool_closed", {"pool_id": pool_id}))
+
+
+def broken(kind):
+    """Return a plugin of which every hook raises."""
+    told = []
+
+    def fail(event):
+        def hook(self):
+            told.append(event)
+            raise kind(event)
+
+        return hookimpl(hook)
+
+    return type("Broken", (), {"told": told, **{event: fail(event) for event in EVENTS}})()
+
+
+@pytest.fixture
+def registered():
+    """Return a function that registers a plugin until the end of the test."""
+    added = []
+
+    def add(plugin, name=None):
+        register(plugin, name)
+        added.append(plugin)
+        return plugin
+
+    yield add
+    for plugin in added:
+        unregister(plugin)
+
+
+@pytest.fixture
+def listener(registered):
+    return registered(Listener())
+
+
+def kill_self(_):
+    """End this worker as the system does when it is out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- what is heard --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_whole_life_is_heard(listener, backend):
+    """From the opening to the end, each in its place, all with the same pool."""
+    with MakePool(backend, n_jobs=2) as pool:
+        assert pool.map(tasks.square, range(100), chunksize=10) == [number**2 for number in range(100)]
+    events = listener.events
+
+    assert listener.heard[0][1] == {**listener.heard[0][1], "backend": backend, "size": 2}
+    assert (events[0], events[1]) == ("pool_opened", "call_started")
+    assert (events[-2], events[-1]) == ("call_finished", "pool_closed")
+    for event, times in {"pool_opened": 1, "call_started": 1, "call_finished": 1, "pool_closed": 1}.items():
+        assert events.count(event) == times
+    assert len({told["pool_id"] for _, told in listener.heard}) == 1
+    assert listener.of("call_started")[0]["tasks"] == 100
+    assert listener.of("call_finished")[0]["error"] is None
+    assert "worker_died" not in events
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chunks_add_up_to_the_call(listener, backend):
+    """Tasks and failures, each counted once, with the time that they took."""
+    with MakePool(backend, n_jobs=2) as pool:
+        pool.map(tasks.raise_on_odd, range(50), chunksize=7, on_error="return")
+    done = listener.of("chunk_done")
+
+    assert sum(told["tasks"] for told in done) == 50
+    assert sum(told["failures"] for told in done) == 25
+    assert all(told["seconds"] >= 0 for told in done)
+    assert {told["call_id"] for told in done} == {listener.of("call_started")[0]["call_id"]}
+    assert listener.of("call_finished")[0]["error"] is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_workers_are_heard_before_what_they_do(listener, backend):
+    """Each by a name of its own, at most as many as the pool has; nobody starts who is not needed."""
+    with MakePool(backend, n_jobs=2) as pool:
+        assert "worker_started" not in listener.events
+        pool.map(tasks.square, range(20), chunksize=1)
+    names = [told["worker"] for told in listener.of("worker_started")]
+
+    assert 1 <= len(names) == len(set(names)) <= 2
+    assert listener.events.index("worker_started") < listener.events.index("chunk_done")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_kind_of_call_is_heard(listener, backend):
+    """Each with a number of its own, its tasks where they are known, and its end."""
+    with MakePool(backend, n_jobs=2) as pool:
+        pool.map(abs, [1, 2, 3])
+        pool.starmap(tasks.add, [(1, 2)] * 4)
+        list(pool.imap(abs, range(5)))
+        list(pool.imap_unordered(abs, iter(range(6))))
+        pool.map_async(abs, range(7)).get(30)
+        pool.apply(abs, (1,))
+        pool.submit(abs, 1).result(30)
+        pool.map(abs, [])
+    started, finished = listener.of("call_started"), listener.of("call_finished")
+
+    assert [told["tasks"] for told in started] == [3, 4, 5, None, 7, 1, 1, 0]
+    assert len(finished) == len(started)
+    assert {told["call_id"] for told in finished} == {told["call_id"] for told in started}
+    assert {told["error"] for told in finished} == {None}
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "threads",
+        "multicore",
+    ],
+)
+def test_calls_have_numbers_of_their_own(listener, backend):
+    """Unique within the pool, as promised, also for one function again and again."""
+    with MakePool(backend, n_jobs=2) as pool:
+        for _ in range(3):
+            pool.map(tasks.square, [1])
+            pool.apply(tasks.square, (1,))
+    numbers = [told["call_id"] for told in listener.of("call_started")]
+
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_call_that_fails_is_heard_with_its_error(listener, backend):
+    """As text; the next call is none the worse."""
+    with MakePool(backend, n_jobs=2) as pool:
+        with pytest.raises(Misbehaved):
+            pool.map(tasks.raise_on_odd, [2, 3], chunksize=1)
+        with pytest.raises(Misbehaved):
+            pool.apply(tasks.raise_on_odd, (5,))
+        pool.map(abs, [1])
+    errors = [told["error"] for told in listener.of("call_finished")]
+
+    assert errors == ["Misbehaved(3)", "Misbehaved(5)", None]
+    assert sum(told["failures"] for told in listener.of("chunk_done")) == 2
+    assert listener.events[-1] == "pool_closed"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pool_that_is_terminated_is_heard(listener, backend):
+    """Once, after its calls, however often it is ended."""
+    pool = MakePool(backend, n_jobs=2)
+    results = pool.imap(abs, iter(range(10**6)), chunksize=1)
+    next(results)
+    pool.terminate()
+    pool.terminate()
+    pool.join()
+    pool.join()
+
+    assert listener.events.count("pool_closed") == 1
+    assert "PoolClosedError" in listener.of("call_finished")[0]["error"]
+
+
+def test_a_death_is_heard(listener):
+    """With the name under which the worker started, and how it ended; and its successor starts."""
+    with MakePool("multicore", n_jobs=1) as pool:
+        with pytest.raises(WorkerDiedError):
+            pool.apply(kill_self, (0,))
+        pool.apply(abs, (1,))
+    (died,) = listener.of("worker_died")
+    first, second = (told["worker"] for told in listener.of("worker_started"))
+
+    assert (died["worker"], died["exitcode"]) == (first, -signal.SIGKILL)
+    assert second != first
+    assert "WorkerDiedError" in listener.of("call_finished")[0]["error"]
+
+
+def test_pools_are_told_apart(listener):
+    """Each has a number of its own."""
+    with MakePool("singlecore") as one, MakePool("multicore", n_jobs=1) as other:
+        one.map(abs, [1])
+        other.map(abs, [1])
+
+    assert len({told["pool_id"] for told in listener.of("pool_opened")}) == 2
+    opened = {told["backend"]: told["pool_id"] for told in listener.of("pool_opened")}
+    assert [told["pool_id"] for told in listener.of("call_started")] == [
+        opened["singlecore"],
+        opened["multicore"],
+    ]
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_are_never_called_once_per_task(listener, backend, method):
+    """Ten thousand trivial tasks are a few chunks, and so a few events."""
+    with MakePool(backend, n_jobs=2) as pool:
+        results = list(getattr(pool, method)(abs, range(10_000)))
+
+    assert len(results) == 10_000
+    assert sum(told["tasks"] for told in listener.of("chunk_done")) == 10_000
+    assert len(listener.heard) < 2_000
+
+
+@pytest.mark.parametrize("backend", ["singlecore", *BACKENDS])
+def test_with_nobody_listening_there_is_nothing_to_call(backend):
+    """A pool asks once, when it is made."""
+    assert hooks() is None
+    with MakePool(backend) as pool:
+        assert pool._hooks is None
+        assert pool._pump.hooks is None
+        pool.map(abs, [1])
+
+
+def test_listening_begins_and_ends_with_pools_that_are_made_then():
+    """Those made before it was registered, and those made after it was unregistered, are not heard."""
+    listener = Listener()
+    with MakePool("threads", n_jobs=1) as before:
+        register(listener)
+        try:
+            with MakePool("threads", n_jobs=1) as during:
+                during.map(abs, [1])
+        finally:
+            unregister(listener)
+        with MakePool("threads", n_jobs=1) as after:
+            for pool in (before, after):
+                pool.map(abs, [1])
+
+    assert listener.events.count("pool_opened") == listener.events.count("call_finished") == 1
+    assert listener.events[-1] == "pool_closed"
+    assert hooks() is None
+
+
+def test_an_open_pool_gains_no_listener(registered):
+    """Least of all one that hears everything twice, for each of the two that listened before."""
+    registered(Listener())
+    registered(Listener())
+    with MakePool("threads", n_jobs=1) as pool:
+        late = registered(Listener())
+        pool.map(abs, [1])
+
+    assert late.events.count("call_started") == 0
+
+
+def test_an_open_pool_loses_no_listener(listener):
+    """What has begun is heard to its end."""
+    with MakePool("threads", n_jobs=1) as pool:
+        unregister(listener)
+        pool.map(abs, [1])
+
+    assert listener.events[-1] == "pool_closed"
+
+
+def test_registering_twice_is_hearing_once(listener):
+    """As it says: a second time does nothing."""
+    register(listener)
+    with MakePool("threads", n_jobs=1) as pool:
+        pool.map(abs, [1])
+
+    assert listener.events.count("pool_opened") == 1
+
+
+# --- a plugin that raises -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Misbehaved, AssertionError, StopIteration, TimeoutError])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_plugin_that_raises_hurts_nobody(registered, caplog, backend, kind):
+    """Neither the pool nor other listeners, before it or after; the log names it and its hook."""
+    before = registered(Listener())
+    bad = registered(broken(kind), "the bad one")
+    after = registered(Listener())
+
+    with caplog.at_level(logging.ERROR), MakePool(backend, n_jobs=2) as pool:
+        assert pool.map(tasks.square, range(20), chunksize=5) == [number**2 for number in range(20)]
+        with pytest.raises(Misbehaved):
+            pool.apply(tasks.raise_on_odd, (1,))
+        assert pool.apply_async(abs, (-1,)).get(30) == 1
+        assert list(pool.imap(abs, range(5))) == list(range(5))
+
+    assert before.heard == after.heard
+    assert before.events[-1] == "pool_closed"
+    for event in set(EVENTS) - {"pools_worker_died"}:
+        assert event in bad.told
+        assert f"plugin the bad one failed in its hook {event}" in caplog.text
+    assert len(caplog.records) == len(bad.told)
+
+
+def test_a_plugin_that_raises_at_a_death_hurts_nobody(registered, caplog):
+    """The worker is replaced all the same."""
+    bad = registered(broken(Misbehaved), "the bad one")
+
+    with caplog.at_level(logging.ERROR), MakePool("multicore", n_jobs=1) as pool:
+        with pytest.raises(WorkerDiedError):
+            pool.apply(kill_self, (0,))
+        assert pool.map(abs, [-1]) == [1]
+
+    assert bad.told.count("pools_worker_died") == 1
+    assert "failed in its hook pools_worker_died" in caplog.text

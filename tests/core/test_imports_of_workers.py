@@ -1,0 +1,108 @@
+"""What a worker imports, counted in modules, never in seconds: each process that starts pays for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "asyncio",
+    "click",
+    "cloudpickle",
+    "concurrent",
+    "hashlib",
+    "importlib.metadata",
+    "logging",
+    "numpy",
+    "pluggy",
+    "psutil",
+    "random",
+    "rich",
+}
+"""``subprocess`` cannot be helped: ``multiprocessing.util`` needs it for anything that is a child process."""
+
+SCRIPT = """
+import sys
+
+from pools_core import MakePool
+
+if __name__ == "__main__":
+    with MakePool("multicore", n_jobs=1, start_method=sys.argv[1]) as pool:
+        pool.map(abs, [1, (-2) ** 40])
+        pool.starmap(divmod, [(7, 2), (8, 3)])
+        print(*pool.apply(eval, ("sorted(__import__('sys').modules)",)))
+"""
+
+
+def loaded(*arguments: str) -> set[str]:
+    """Return the module names that a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def bare() -> set[str]:
+    """What a bare interpreter has: site and the finders of editable installs are not ours to answer for."""
+    return loaded("-c", "import sys; print(*sys.modules)")
+
+
+def heavy(names: set[str]) -> set[str]:
+    """Return those of the heavy modules that are among some names, themselves or a part of them."""
+    return {name for name in names if any(name == one or name.startswith(f"{one}.") for one in HEAVY)}
+
+
+def test_importing_the_worker_loads_nothing_heavy(bare):
+    """A spawned worker does that before anything else."""
+    names = loaded("-c", "import pools_multicore.worker, sys; print(*sys.modules)")
+
+    assert "pools_multicore.worker" in names
+    assert heavy(names - bare) == set()
+
+
+def test_importing_the_worker_loads_its_own_half_of_the_core_only(bare):
+    """Neither the pool's side nor another backend."""
+    names = loaded("-c", "import pools_multicore.worker, sys; print(*sys.modules)")
+    callers = {
+        "pool",
+        "pump",
+        "flow",
+        "registry",
+        "plugins",
+        "hookspecs",
+        "config",
+        "cli",
+        "testing",
+        "protocol",
+    }
+
+    assert {f"pools_core.{name}" for name in callers} & names == set()
+    assert {
+        "pools_threads",
+        "pools_singlecore",
+        "pools_multicore.engine",
+        "pools_multicore.pool",
+    } & names == set()
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_a_worker_that_runs_plain_tasks_never_loads_anything_heavy(bare, tmp_path, start_method):
+    """Not even later: what opening plain items, running and answering needs is there already."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    names = loaded(str(script), start_method)
+
+    assert "pools_multicore.worker" in names
+    assert "pools_core.pool" not in names
+    assert heavy(names - bare) == set()
+
+
+def test_heavy_modules_would_be_noticed(bare):
+    """The test above can fail: this is what it looks for."""
+    names = loaded("-c", "import hashlib, importlib.metadata, random, sys; print(*sys.modules)")
+
+    assert {"hashlib", "random", "importlib.metadata"} <= heavy(names - bare)
