@@ -138,6 +138,7 @@ def _number(
     number: float = given[name]
     if not number >= least or number == math.inf:
         raise ValueError(f"{name} is a finite number of at least {least:g}, not {value!r}")
+    given[name] = int(number) if isinstance(value, int) else float(number)  # no subclass travels
 
 
 def _backends_that_can(option: str) -> list[str]:

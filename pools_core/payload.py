@@ -51,6 +51,9 @@ MARSHAL_VERSION: Final = 2
 OUT_OF_BAND: Final = 32 * 1024
 """Bytes from which a buffer is worth a part of its own: about where a copy costs more than a header."""
 
+MOST_APART: Final = 1024
+"""Buffers of one value that stay out of its pickle; with more, each is no longer worth its part."""
+
 PROTOCOL: Final = 5
 _EACH: Final = struct.Struct("<cI")
 _ENTRY: Final = struct.Struct("<QI")
@@ -345,7 +348,7 @@ def _apart(buffers: list[type_buffer], keep: bool) -> Callable[[pickle.PickleBuf
 
     def apart(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < OUT_OF_BAND:
+        if view.nbytes < OUT_OF_BAND or len(buffers) >= MOST_APART:
             return True
         buffers.append(bytearray(view) if keep else view)
         return False

@@ -166,7 +166,7 @@ class _Announcement:
         for plugin, call in self._listeners:
             try:
                 call(**told)
-            except Exception:
+            except (Exception, SystemExit):
                 logger.exception("plugin %s failed in its hook %s; the pool goes on", plugin, self._hook)
 
 

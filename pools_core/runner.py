@@ -208,6 +208,8 @@ class _Run:
                     value = function(*item[0], **item[1])
                 if packs and type(value) not in plain:
                     value = pack(value, f"the result of task {self._chunk.start + offset}")
+                    if value.buffers:
+                        since = 0.0  # they are views of live memory, which the next task may change
             except BaseException as error:
                 # Whatever a task raises fails that task alone, SystemExit and KeyboardInterrupt included;
                 # but a Ctrl-C that happened to land in it is not the task's.
