@@ -85,24 +85,7 @@ class BackendInfo:
 
 
 def MakePool(backend: str | None = None, config: ConfigSource = None, **options: Any) -> Pool:
-    """Return a new pool of the backend that is named, or configured.
-
-    Args:
-        backend: its name; default ``$POOLS_BACKEND``, else ``[pool] backend`` in the config, else
-            ``"multicore"``.  ``"distribution:name"`` chooses between two that share a name.
-        config: a path (``.ini`` or ``.toml``), a mapping of sections, or None for ``$POOLS_CONFIG``,
-            else ``pools.ini`` or ``pools.toml`` in the user's config directory.
-        options: the backend's own, such as ``n_jobs``; they win over the config.
-
-    Raises:
-        BackendNotFoundError: no such backend is installed.
-        BackendConflictError: two distributions offer that name.
-        BackendLoadError: it is installed but does not load.
-        BackendContractError: it lacks what every backend must export.
-        ConfigError: the config cannot be read or says something impossible.
-        UnsupportedOptionError: an option that this backend cannot honour.
-        TypeError, ValueError: an option that no backend has, or that has a bad value.
-    """
+    """See ``pools_core.MakePool``."""
     entry = _find(backend_name(backend, config))
     package = _load(entry)
     try:
