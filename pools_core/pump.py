@@ -101,16 +101,20 @@ class Pump:
             self._flows.add(flow)
             if background:
                 self.background.adopt(flow)
-        if self.hooks is not None:
-            tasks = flow.length if isinstance(flow, MapFlow) else 1
-            self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.number, tasks=tasks)
-        if background:
-            self.background.ensure()
-            if isinstance(flow, TaskFlow):
-                self.feed(flow)  # it is packed: it can go now, from this thread
-            else:
-                with self.lock:
-                    self.background.stir(flow)
+        try:
+            if self.hooks is not None:
+                tasks = flow.length if isinstance(flow, MapFlow) else 1
+                self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.number, tasks=tasks)
+            if background:
+                self.background.ensure()
+                if isinstance(flow, TaskFlow):
+                    self.feed(flow)  # it is packed: it can go now, from this thread
+                else:
+                    with self.lock:
+                        self.background.stir(flow)
+        except BaseException as error:  # Ctrl-C: nobody would ever end this call
+            self.abort(flow, error, kill=True)
+            raise
 
     def begin(self, flow: MapFlow) -> None:
         """Send the first tasks of an imap on their way."""
@@ -518,12 +522,18 @@ class Pump:
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
         """Wait until a call of the background thread has ended, or the time is up."""
         deadline = None if timeout is None else monotonic() + timeout
-        with self.lock:
-            while not flow.told:
-                left = None if deadline is None else deadline - monotonic()
-                if left is not None and left <= 0:
-                    return
-                self._ended.wait(left)
+        try:
+            with self.lock:
+                while not flow.told:
+                    left = None if deadline is None else deadline - monotonic()
+                    if left is not None and left <= 0:
+                        return
+                    self._ended.wait(left)
+        except RuntimeError as error:
+            # Ctrl-C while the condition took the lock back: then the lock is not ours to release.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -304,6 +304,7 @@ class MulticoreEngine(Engine):
                 return
         worker.board[REVOKED] = seat.chunk.id
         if kill and worker.process is not None:
+            worker.condemned = True
             worker.process.kill(tree=True)
 
     # --- workers --------------------------------------------------------------------------------------
@@ -423,7 +424,7 @@ class MulticoreEngine(Engine):
         self._discard(worker)
         expected = self._shut and exitcode == 0
         died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode)
-        if not worker.ready and not self._shut:
+        if not worker.ready and not self._shut and not worker.condemned:
             self._failed_starts += 1
         for seat in worker.seats:
             self._timed -= seat.chunk.call.task_timeout is not None

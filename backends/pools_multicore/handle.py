@@ -64,6 +64,8 @@ class WorkerHandle:
         self.process: Process | None = None
         self.pidfd: int | None = None
         self.ready = False
+        self.condemned = False
+        """Whether its death is the engine's own doing."""
         self.knows: set[int] = set()
         self.seats: deque[Seat] = deque()
         self.timed_out: tuple[int, int] | None = None
