@@ -350,7 +350,8 @@ def test_a_plugin_that_raises_hurts_nobody(registered, caplog, backend, kind):
     for event in set(EVENTS) - {"pools_worker_died"}:
         assert event in bad.told
         assert f"plugin the bad one failed in its hook {event}" in caplog.text
-    assert len(caplog.records) == len(bad.told)
+    ours = [record for record in caplog.records if record.name == "pools_core.plugins"]
+    assert len(ours) == len(bad.told)
 
 
 def test_a_plugin_that_raises_at_a_death_hurts_nobody(registered, caplog):
