@@ -98,7 +98,7 @@ class ForkServer:
             try:
                 socket.send_fds(self._control, [_MESSAGE.pack(b"s", 0)], list(fds.as_tuple()))
                 return self._answer()
-            except OSError:
+            except BaseException:  # also Ctrl-C: the answer to this must not be taken for the next one's
                 self.close()
                 raise
 
@@ -111,6 +111,9 @@ class ForkServer:
             except OSError:
                 self.close()
                 return None
+            except BaseException:  # as above
+                self.close()
+                raise
         return None if code == _UNKNOWN else code
 
     def forget(self, pid: int) -> None:
