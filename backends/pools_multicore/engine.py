@@ -133,12 +133,13 @@ class MulticoreEngine(Engine):
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Wait on every worker's line at once."""
+        self._touching = True
         with self._lock:
             if self._is_killed():
                 return ()
             self._balance()
-            if self._workers:
-                with starting():
+            if self._workers and not self._shut:
+                with starting(), contextlib.suppress(OSError):  # it is for later, and may come later
                     self._starter.prepare()  # now, since the workers have enough to do meanwhile
             if self._events:
                 timeout = 0
@@ -146,6 +147,7 @@ class MulticoreEngine(Engine):
                 limit = self._next_limit()
                 timeout = limit if timeout is None else min(limit, timeout)
             self._waiting = True
+        self._touching = False
         try:
             ready = self._selector.select(timeout)
             self._touching = True
