@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pools_core.flow import Flow, MapFlow
+from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
@@ -29,7 +30,7 @@ class Background:
     def __init__(self, pump: Pump, name: str) -> None:
         self._pump = pump
         self._name = name
-        self.waiter = threading.Condition(pump.lock)
+        self.waiter = Waiter()
         """Where it sleeps."""
         self.thread: threading.Thread | None = None
         self._stirred: deque[Flow] = deque()
@@ -44,7 +45,7 @@ class Background:
         flow.background = True
         flow.waiter = self.waiter
         self._adopted += 1
-        self.waiter.notify_all()
+        self.waiter.wake()
 
     def leave(self, flow: Flow) -> None:
         """A call has ended."""
@@ -64,7 +65,7 @@ class Background:
 
     def rouse(self) -> None:
         """Have the thread look round, also when it is the one that waits on the engine."""
-        self.waiter.notify_all()
+        self.waiter.wake()
         if self._pump.leader is self.thread and self.thread is not threading.current_thread():
             self._pump.engine.wake()
 
@@ -82,7 +83,7 @@ class Background:
                 return
             flow.watched = True
             self._watched += 1
-            self.waiter.notify_all()
+            self.waiter.wake()
         self.ensure()
 
     def ensure(self) -> None:
@@ -114,17 +115,20 @@ class Background:
     def _round(self) -> bool:
         """Do one thing; return whether to go on."""
         with self._pump.lock:
-            while not self._needed():
-                if self._stopping:
-                    return False
-                self.waiter.wait()
             flow = self._stirred.popleft() if self._stirred else None
             if flow is not None:
                 flow.stirred = False
+            elif not self._needed():
+                if self._stopping:
+                    return False
+                sleeper = self.waiter.arm()
+            needed = self._needed()
         if flow is not None:
             self._tend(flow)
-        else:
+        elif needed:
             self._pump.wait_until(self._has_other_work, self.waiter, None)
+        else:
+            self.waiter.sleep(sleeper, None)
         return True
 
     def _needed(self) -> bool:

@@ -13,7 +13,6 @@ the seam between the two.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -28,6 +27,7 @@ from pools_core.payload import pack_batch, unpack, unpack_batch
 from pools_core.protocol import ChunkLost, Interrupted
 from pools_core.results import Failure, ToRaise
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, UnorderedParts
+from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
@@ -65,7 +65,7 @@ class Flow:
         self.settings = settings
         self.pool: object = None
         """Keeps the pool alive while the call is under way, where nobody else may."""
-        self.waiter: threading.Condition | None = None
+        self.waiter: Waiter | None = None
         """Where the owner waits while another thread leads."""
         self.background = False
         """Whether the pump's own thread is the owner."""

@@ -31,6 +31,7 @@ from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationEr
 from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied, WorkerStarted
 from pools_core.sinks import Part
+from pools_core.waiter import Waiter
 
 __all__ = ["Pump"]
 
@@ -69,8 +70,8 @@ class Pump:
         self.leader: threading.Thread | None = None
         """The thread that waits on the engine just now."""
         self._torn = False
-        self._followers: deque[threading.Condition] = deque()
-        self._ended = threading.Condition(self.lock)
+        self._followers: deque[Waiter] = deque()
+        self._ended = Waiter()
         self.book = CallBook(self)
         self.background = Background(self, f"pools-{pool_id}")
         self.callbacks = CallbackThread(f"pools-callbacks-{pool_id}", at_once=self.engine.inline)
@@ -307,7 +308,7 @@ class Pump:
                 self._owners.pop(chunk, None)
             flow.release()
             flow.told = flow.callback is None
-            self._ended.notify_all()
+            self._ended.wake()
             self._dispatch()
         if flow.on_end is not None:
             flow.on_end()
@@ -325,7 +326,7 @@ class Pump:
         finally:
             with self.lock:
                 flow.told = True
-                self._ended.notify_all()
+                self._ended.wake()
 
     # --- the engine: feeding and waiting ------------------------------------------------------------
 
@@ -368,12 +369,10 @@ class Pump:
                 self._deliver(events)
             return True
         if flow.waiter is None:
-            flow.waiter = threading.Condition(self.lock)
+            flow.waiter = Waiter()
         return self.wait_until(lambda: bool(flow.inbox) or flow.finished, flow.waiter, deadline)
 
-    def wait_until(
-        self, ready: Callable[[], bool], waiter: threading.Condition, deadline: float | None
-    ) -> bool:
+    def wait_until(self, ready: Callable[[], bool], waiter: Waiter, deadline: float | None) -> bool:
         """Lead, or follow, until ``ready()``; return False if the deadline came first.
 
         Args:
@@ -388,7 +387,7 @@ class Pump:
                 return over
 
     def _lead_or_follow(
-        self, ready: Callable[[], bool], waiter: threading.Condition, timeout: float | None
+        self, ready: Callable[[], bool], waiter: Waiter, timeout: float | None
     ) -> bool | None:
         """Wait on the engine for everybody, or for something to change while another thread does.
 
@@ -398,6 +397,7 @@ class Pump:
         me = threading.current_thread()
         engine = self.engine
         events: Sequence[Event] | None = None
+        following = False
         try:
             with self.lock:
                 self._sweep()
@@ -406,11 +406,16 @@ class Pump:
                 if timeout is not None and timeout <= 0:
                     return False
                 self.repair()
-                if self.leader is not None:
-                    self._follow(waiter, timeout)
-                    return None
-                self.leader = me
-                engine = self.engine
+                following = self.leader is not None
+                if following:
+                    self._followers.append(waiter)
+                    sleeper = waiter.arm()
+                else:
+                    self.leader = me
+                    engine = self.engine
+            if following:
+                waiter.sleep(sleeper, timeout)
+                return None
             events = engine.wait(timeout)
             with self.lock:
                 self._deliver(events)
@@ -422,21 +427,16 @@ class Pump:
             raise
         finally:
             with self.lock:
-                if self.leader is me:
+                if following:
+                    self._followers.remove(waiter)
+                elif self.leader is me:
                     self.leader = None
                 self._promote()
-
-    def _follow(self, waiter: threading.Condition, timeout: float | None) -> None:
-        self._followers.append(waiter)
-        try:
-            waiter.wait(timeout)
-        finally:
-            self._followers.remove(waiter)
 
     def _promote(self) -> None:
         """Wake a follower if nobody leads.  Under the lock."""
         if self.leader is None and self._followers:
-            self._followers[0].notify()
+            self._followers[0].wake()
 
     def _deliver(self, events: Sequence[Event]) -> None:
         """Hand events to their calls.  Under the lock; runs no code of the user."""
@@ -444,7 +444,7 @@ class Pump:
         try:
             if self._joining:
                 for waiter in self._followers:
-                    waiter.notify_all()
+                    waiter.wake()
             for event in events:
                 if isinstance(event, _OF_A_CHUNK):
                     flow = owners.get(event.chunk)
@@ -455,7 +455,7 @@ class Pump:
                     if flow.background:
                         self.background.stir(flow)
                     elif flow.waiter is not None:
-                        flow.waiter.notify()
+                        flow.waiter.wake()
                     if self.hooks is not None and isinstance(event, Outcomes):
                         self.hooks.pools_chunk_done(
                             pool_id=self.pool_id,
@@ -483,7 +483,7 @@ class Pump:
         for flow in list(self._flows):
             self.abort(flow, event.error, kill=True)
             if flow.waiter is not None:
-                flow.waiter.notify_all()
+                flow.waiter.wake()
 
     def fail(self, error: BaseException) -> None:
         """The engine failed under the background thread: end the calls that nobody else waits for."""
@@ -515,25 +515,25 @@ class Pump:
             if flow.background:
                 self.background.stir(flow)
             elif flow.waiter is not None:
-                flow.waiter.notify()
+                flow.waiter.wake()
         if self._singles:
             self._hungry.append(self._singles)
 
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
         """Wait until a call of the background thread has ended, or the time is up."""
-        deadline = None if timeout is None else monotonic() + timeout
-        try:
+        self._wait_for_ends(lambda: flow.told, None if timeout is None else monotonic() + timeout)
+
+    def _wait_for_ends(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait for other threads to end calls, until ``ready()``; return False if the deadline came first."""
+        while True:
+            left = None if deadline is None else deadline - monotonic()
             with self.lock:
-                while not flow.told:
-                    left = None if deadline is None else deadline - monotonic()
-                    if left is not None and left <= 0:
-                        return
-                    self._ended.wait(left)
-        except RuntimeError as error:
-            # Ctrl-C while the condition took the lock back: then the lock is not ours to release.
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise error.__context__ from None
-            raise
+                if ready():
+                    return True
+                if left is not None and left <= 0:
+                    return False
+                sleeper = self._ended.arm()
+            self._ended.sleep(sleeper, left)
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -556,15 +556,10 @@ class Pump:
                 if isinstance(flow, MapFlow) and flow.iterates:
                     flow.stop_input(PoolClosedError("the pool was closed before all input was taken"))
             self._joining = True
-        waiter = threading.Condition(self.lock)
-        if not self.engine.inline and not self.wait_until(self._imaps_quiet, waiter, deadline):
+        if not self.engine.inline and not self.wait_until(self._imaps_quiet, Waiter(), deadline):
             return False
-        with self.lock:
-            while not all(map(_iterates, self._flows)):
-                left = None if deadline is None else deadline - monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._ended.wait(left)
+        if not self._wait_for_ends(lambda: all(map(_iterates, self._flows)), deadline):
+            return False
         return self.callbacks.drain(None if deadline is None else max(0.0, deadline - monotonic()))
 
     def _imaps_quiet(self) -> bool:
@@ -582,7 +577,7 @@ class Pump:
         self.engine.shutdown(wait=False, kill=True)
         with self.lock:
             for waiter in self._followers:
-                waiter.notify_all()
+                waiter.wake()
 
     def stop(self) -> None:
         """End the helper threads, then the workers in order; returns when they have ended."""
