@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import operator
 import os
@@ -323,8 +324,13 @@ def _check_sections(read: Config, cls: type, section: str) -> None:
 # ── from sections and keywords to values ──
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _read_section(cls: type, section: str, read: Config) -> dict[str, Any]:
-    fields, hints = _fields(cls), typing.get_type_hints(cls)
+    fields, hints = _fields(cls), _hints(cls)
     values: dict[str, Any] = {}
     for key, value in read.sections.get(section, {}).items():
         name = ALIASES.get(key, key)

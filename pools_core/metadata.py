@@ -29,6 +29,7 @@ def entry_points(group: str, fresh: bool = False) -> tuple[EntryPoint, ...]:
     """
     if fresh:
         _scan.cache_clear()
+        _names.clear()
     return _scan(group, tuple(sys.path))
 
 
@@ -40,7 +41,16 @@ def _scan(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 
 def distribution_name(entry: EntryPoint) -> str:
     """Return the name of the distribution that offers the entry point."""
-    return entry.dist.name if entry.dist is not None else "(unknown distribution)"
+    # Keyed by identity: entry points compare without their distribution.  Those of ``_scan`` stay alive.
+    found = _names.get(id(entry))
+    if found is None or found[0] is not entry:
+        name = entry.dist.name if entry.dist is not None else "(unknown distribution)"
+        found = _names[id(entry)] = entry, name
+    return found[1]
+
+
+_names: Final[dict[int, tuple[EntryPoint, str]]] = {}
+"""Reading a distribution's metadata parses its whole file, and every ``MakePool`` asks."""
 
 
 def normalized(name: str) -> str:

@@ -138,14 +138,7 @@ class MulticoreEngine(Engine):
             if self._is_killed():
                 return ()
             self._balance()
-            if self._workers and not self._shut:
-                with starting(), contextlib.suppress(OSError):  # it is for later, and may come later
-                    self._starter.prepare()  # now, since the workers have enough to do meanwhile
-            if self._events:
-                timeout = 0
-            elif self._timed:
-                limit = self._next_limit()
-                timeout = limit if timeout is None else min(limit, timeout)
+            timeout = self._patience(timeout)
             self._waiting = True
         self._touching = False
         try:
@@ -166,6 +159,22 @@ class MulticoreEngine(Engine):
                 self._waiting = False
                 if self._is_killed():
                     self._close()
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """Return how long to sleep: until the time is up, or sooner if there is something else to do."""
+        if self._events:
+            return 0
+        soonest = [] if timeout is None else [timeout]
+        if self._timed:
+            soonest.append(self._next_limit())
+        if self._workers and not self._shut:
+            due = self._starter.template_due()
+            if due is not None and due <= 0:
+                with starting(), contextlib.suppress(OSError):  # it is for later, and may come later
+                    self._starter.prepare()
+            elif due is not None:
+                soonest.append(due)
+        return min(soonest, default=None)
 
     def intact(self) -> bool:
         """An interrupt that came while the selector slept has done no harm."""

@@ -16,13 +16,18 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from pools_multicore.forkserver import ForkServer
 from pools_multicore.inherit import fresh_python, no_interrupt, preparation
 from pools_multicore.worker import WorkerFds, run_worker
 
 __all__ = ["Process", "Starter", "check_not_importing_main", "may_have_children", "stop_forkserver"]
+
+
+TEMPLATE_AFTER: Final = 0.02
+"""Seconds of a pool's life before the template is forked off, unless helper threads start sooner."""
 
 
 class Process(abc.ABC):
@@ -101,6 +106,7 @@ class Starter:
     def __init__(self, method: str | None) -> None:
         self._method = method
         self._template: ForkServer | None = None
+        self._born = monotonic()
 
     @property
     def method(self) -> str:
@@ -125,6 +131,15 @@ class Starter:
         """Fork the template, while there are no threads yet that a fork would cut off from their locks."""
         if self.method == "fork" and (self._template is None or not self._template.alive):
             self._template = ForkServer.of_this()
+
+    def template_due(self) -> float | None:
+        """Return the seconds until the template should be forked; None where none is wanting.
+
+        Not at once: the workers have the processors then, and a pool that ends soon never needs it.
+        """
+        if self.method != "fork" or (self._template is not None and self._template.alive):
+            return None
+        return self._born + TEMPLATE_AFTER - monotonic()
 
     def start(self, fds: WorkerFds) -> Process:
         """Start a worker.
