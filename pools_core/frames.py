@@ -16,8 +16,20 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from pools_core.calls import Call, Chunk, Convention, FailedTask, Outcomes, Packed, Refused, type_buffer
+from pools_core.protocol import ChunkLost, Interrupted, TimedOut, WorkerDied
 
-__all__ = ["Frame", "Kind", "decode_call", "decode_chunk", "decode_outcomes", "encode_call", "encode_chunk"]
+__all__ = [
+    "ChunkEvent",
+    "Frame",
+    "Kind",
+    "decode_call",
+    "decode_chunk",
+    "decode_event",
+    "decode_outcomes",
+    "encode_call",
+    "encode_chunk",
+    "encode_event",
+]
 
 
 class Kind(enum.IntEnum):
@@ -39,9 +51,14 @@ class Kind(enum.IntEnum):
     """From a worker."""
     STOP = 8
     """To a worker: finish and end."""
+    LOST = 9
+    """From whoever watches over workers: a chunk will not be finished there."""
 
 
 Frame = tuple[Kind, list[type_buffer]]
+
+ChunkEvent = Outcomes | Refused | ChunkLost
+"""What is said of a chunk, for engines whose workers are behind another engine."""
 
 _CHUNK: Final = struct.Struct("<QQQIQ")
 _OUTCOMES: Final = struct.Struct("<QIIdB")
@@ -115,3 +132,44 @@ def encode_refused(refused: Refused) -> list[type_buffer]:
 def decode_refused(parts: Sequence[type_buffer]) -> Refused:
     """Return what a REFUSED frame says."""
     return Refused(int.from_bytes(parts[0], "little"))
+
+
+def encode_event(event: ChunkEvent) -> Frame:
+    """Return the frame that says what became of a chunk."""
+    if isinstance(event, Outcomes):
+        return Kind.OUTCOMES, encode_outcomes(event)
+    if isinstance(event, Refused):
+        return Kind.REFUSED, encode_refused(event)
+    return Kind.LOST, encode_lost(event)
+
+
+def decode_event(kind: int, parts: Sequence[type_buffer]) -> ChunkEvent:
+    """Return what a frame says of a chunk.
+
+    Raises:
+        ValueError: it is a frame of another kind.
+    """
+    if kind == Kind.OUTCOMES:
+        return decode_outcomes(parts)
+    if kind == Kind.REFUSED:
+        return decode_refused(parts)
+    if kind == Kind.LOST:
+        return decode_lost(parts)
+    raise ValueError(f"a frame of kind {kind} says nothing of a chunk")
+
+
+_CAUSES: Final = (WorkerDied, TimedOut, Interrupted)
+
+
+def encode_lost(lost: ChunkLost) -> list[type_buffer]:
+    """Return the parts of a LOST frame."""
+    cause = lost.cause
+    values = tuple(getattr(cause, name) for name in type(cause).__slots__)
+    fields = (lost.chunk, lost.started, _CAUSES.index(type(cause)), values)
+    return [marshal.dumps(fields, _MARSHAL)]
+
+
+def decode_lost(parts: Sequence[type_buffer]) -> ChunkLost:
+    """Return what a LOST frame says."""
+    chunk, started, cause, values = marshal.loads(parts[0])
+    return ChunkLost(chunk, started, _CAUSES[cause](*values))

@@ -252,6 +252,21 @@ class Pool:
 
         return PoolExecutor(self)
 
+    def detach_engine(self) -> Engine:
+        """Hand this pool's engine over to the caller, who drives and ends it from now on.
+
+        For gateways, which take chunks from elsewhere to whatever pool they were told to use (see
+        ``protocol.Engine`` for the rules).  The pool takes no work any more.
+
+        Raises:
+            PoolClosedError: the pool was closed, or belongs to another process.
+        """
+        self._check()
+        self._pump.close("its engine was handed over")
+        self._finalizer.detach()
+        self._joined = True
+        return self._pump.engine
+
     # --- the end -------------------------------------------------------------------------------------
 
     def close(self) -> None:
