@@ -13,6 +13,7 @@ missing of it; so a task may run twice, and its result counts once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import ssl
 import time
@@ -87,7 +88,7 @@ class Client:
         self._needed: set[int] = set()
         self._refusals = 0
         self._losses: dict[tuple[int, int], int] = {}
-        self._doomed: dict[bool, list[str]] = {}
+        self._doomed: dict[bool, list[Job]] = {}
         self._said: set[str] = set()
         self._questions: set[asyncio.Future[Any]] = set()
         self._watch = Watch(self)
@@ -146,12 +147,21 @@ class Client:
         for key in [key for key in self._losses if key[0] == call]:
             del self._losses[key]
 
-    def cancel(self, chunk: int, kill: bool) -> None:
-        """Take a chunk back, or have its node stop with it."""
+    def cancel(self, chunk: int, kill: bool, stopped: Callable[[], None] | None = None) -> None:
+        """Take a chunk back, or have its node stop with it.
+
+        Args:
+            chunk: its id.
+            kill: also what runs of it.
+            stopped: called when it is certain that no task of it will start any more.
+        """
         self.waiting.pop(chunk, None)
         job = self.jobs.pop(chunk, None)
         if job is not None:
+            job.stopped = stopped
             self._abandon(job, kill)
+        elif stopped is not None:
+            stopped()
 
     def stop(self, kill: bool) -> None:
         """End ``run``: at once, or when nothing is out any more."""
@@ -248,7 +258,9 @@ class Client:
         if job is None:
             return  # of a job that was cancelled, or given up
         if command is Command.STATUS_RES:
-            self._watch.status(job, known=packet.args[1] != b"0", running=packet.args[2] != b"0")
+            self._status(job, known=packet.args[1] != b"0", running=packet.args[2] != b"0")
+            return
+        if command is Command.WORK_FAIL and job.withdrawn is not None:
             return
         job.sign = time.monotonic()
         if command is Command.WORK_COMPLETE or command is Command.WORK_DATA:
@@ -256,6 +268,13 @@ class Client:
         elif command is Command.WORK_FAIL or command is Command.WORK_EXCEPTION:
             self._forget(job)
             self.lose(job, "its node was lost", by_node=True)
+
+    def _status(self, job: Job, *, known: bool, running: bool) -> None:
+        withdrawn, job.withdrawn = job.withdrawn, None
+        if withdrawn is not None:
+            withdrawn(not (known and running))
+        else:
+            self._watch.status(job, known=known, running=running)
 
     def _created(self, server: Server, handle: bytes) -> None:
         if not server.created:
@@ -375,6 +394,7 @@ class Client:
         """
         if job.answer is not None:
             self._settle(job.answer, TransportError(why))
+        self._stopped(job)
         chunk = self._take_chunk(job)
         if chunk is None:
             return
@@ -430,38 +450,61 @@ class Client:
 
     def _cancel_on_server(self, job: Job) -> None:
         """Take a job out of the server's queue; if it has left that, tell the nodes."""
-        connection = job.link.connection
-        if connection is None or job.handle is None:
-            return
-        asked = connection.ask(f"cancel job {job.handle.decode('ascii', 'replace')}", many=False)
-        self._remember(asked)
 
-        def answered(answer: asyncio.Future[list[str]]) -> None:
-            if answer.cancelled() or answer.exception() is not None:
-                return
-            if answer.result()[0].startswith("OK"):
+        def told(queued: bool) -> None:
+            if queued:
                 self._forget(job)
+                self._stopped(job)
             else:
                 self._tell_nodes(job)
 
-        asked.add_done_callback(answered)
+        self.withdraw(job, told)
+
+    def withdraw(self, job: Job, told: Callable[[bool], None]) -> None:
+        """Ask the server to drop a job, and whether a node has it.
+
+        gearmand 1.1.20 says OK to ``cancel job`` also if the job runs, tells the client that it failed, and
+        lets it go on; gear says that it cannot.  So what GET_STATUS says right after is what counts, and
+        a WORK_FAIL before that is not.
+
+        Args:
+            job: confirmed by the server.
+            told: called with whether it was still in the queue; not if the connection is lost first.
+        """
+        if job.link.connection is not None and job.handle is not None:
+            job.withdrawn = told
+            job.link.connection.ask(f"cancel job {job.handle.decode('ascii', 'replace')}", many=False)
+            job.link.connection.send(Command.GET_STATUS, job.handle)
 
     def _tell_nodes(self, job: Job) -> None:
         """Have whichever node has a job stop it; those of one moment go in one request."""
         if not self._doomed:
             asyncio.get_running_loop().call_soon(self._send_doomed)
-        self._doomed.setdefault(bool(job.kill), []).append(job.id.decode())
+        self._doomed.setdefault(bool(job.kill), []).append(job)
 
     def _send_doomed(self) -> None:
         doomed, self._doomed = self._doomed, {}
         for kill, jobs in doomed.items():
-            self._tell_all({"do": "cancel", "jobs": jobs, "kill": kill})
+            told = self._tell_all({"do": "cancel", "jobs": [job.id.decode() for job in jobs], "kill": kill})
+            told.add_done_callback(functools.partial(self._were_stopped, jobs))
 
-    def _tell_all(self, what: Any) -> None:
-        for node in {node.name for node in self.nodes.values()}:
-            answer = self.ask(node, what)
-            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._remember(answer)
+    def _were_stopped(self, jobs: list[Job], _: object) -> None:
+        for job in jobs:
+            self._forget(job)
+            self._stopped(job)
+
+    def _tell_all(self, what: Any) -> asyncio.Future[Any]:
+        """Ask every node; return what is done when all have answered, or will not."""
+        answers = [self.ask(node, what) for node in {node.name for node in self.nodes.values()}]
+        told: asyncio.Future[Any] = asyncio.gather(*answers, return_exceptions=True)
+        self._remember(told)
+        return told
+
+    @staticmethod
+    def _stopped(job: Job) -> None:
+        stopped, job.stopped = job.stopped, None
+        if stopped is not None:
+            stopped()
 
     def _remember(self, question: asyncio.Future[Any]) -> None:
         self._questions.add(question)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
-from pools_core.calls import Call, Chunk, Outcomes, Refused
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Refused
 from pools_core.errors import TransportError
 from pools_core.protocol import Broken, ChunkLost, Engine, Event
 from pools_core.waiter import Waiter
@@ -36,6 +36,10 @@ UNKNOWN: Final = 4
 
 MEMORY: Final = 0.8
 """Weight of the past in the running mean of chunk durations."""
+
+
+CONFIRMED: Final = 1.0
+"""Seconds to wait for the word that a cancelled task will not start."""
 
 
 def make_signer(settings: GearmanSettings) -> Signer:
@@ -173,9 +177,18 @@ class GearmanEngine(Engine):
             self._waiter.wake()
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
-        """Take a chunk back from the queue, or have its node stop with it."""
+        """Take a chunk back from the queue, or have its node stop with it.
+
+        A single task that was cancelled shall not start any more, so for one of these this waits until a
+        server or node says so: a round trip, and ``CONFIRMED`` seconds at the most.
+        """
         self._out.discard(chunk.id)
-        self._call("cancel", chunk.id, kill)
+        if chunk.call.convention is not Convention.APPLY or self._thread.is_current:
+            self._call("cancel", chunk.id, kill)
+            return
+        stopped = threading.Event()
+        if self._call("cancel", chunk.id, kill, stopped.set):
+            stopped.wait(CONFIRMED)
 
     def shutdown(self, wait: bool, kill: bool) -> None:
         """Leave the cluster.  With ``kill`` nothing that was queued starts once this has returned."""
@@ -190,9 +203,9 @@ class GearmanEngine(Engine):
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _call(self, method: str, *args: object) -> None:
-        """Have the client do something, in its thread."""
-        self._thread.call(self._do, method, args)
+    def _call(self, method: str, *args: object) -> bool:
+        """Have the client do something, in its thread; return False if that has ended."""
+        return self._thread.call(self._do, method, args)
 
     def _do(self, method: str, args: tuple[object, ...]) -> None:
         getattr(self._client, method)(*args)

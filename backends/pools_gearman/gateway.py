@@ -60,6 +60,8 @@ class Gateway:
             self._calls.add(chunk.call.id)
             self.engine.open(chunk.call)
         self.engine.submit(chunk)
+        if chunk.call.task_timeout is not None:
+            self.engine.wake()  # whoever waits on it already does so without that limit
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Stop a chunk; nothing more is said of it."""

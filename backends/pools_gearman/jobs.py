@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class Job:
         sign: when it last gave a sign of life, or was known to wait in the queue.
         running: whether the server last said that a node has it.
         kill: once it is cancelled, whether to kill what runs of it; None before.
+        withdrawn: called when the server has said whether a job that was withdrawn was still queued.
+        stopped: called when a cancelled job is certain to start nothing any more.
     """
 
     id: bytes
@@ -50,6 +53,8 @@ class Job:
     sign: float = field(default_factory=time.monotonic)
     running: bool = False
     kill: bool | None = None
+    withdrawn: Callable[[bool], None] | None = None
+    stopped: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)

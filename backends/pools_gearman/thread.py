@@ -29,10 +29,13 @@ class LoopThread:
         _close_in_forked_children(self._loop)
         self._thread.start()
 
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Have a function called in the loop; nothing happens if the loop has ended."""
-        with contextlib.suppress(RuntimeError):  # closed
+    def call(self, function: Callable[..., object], *args: Any) -> bool:
+        """Have a function called in the loop; return False if that has ended."""
+        try:
             self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # closed
+            return False
+        return True
 
     @property
     def is_current(self) -> bool:

@@ -182,14 +182,10 @@ class Watch:
 
     def _freshen(self, job: Job) -> None:
         """Replace a job that has waited long in the queue, before it is too old for a node to take."""
-        connection = job.link.connection
-        if connection is None or job.handle is None:
-            return
         job.sent = time.monotonic()  # so that this is asked once
-        asked = connection.ask(f"cancel job {job.handle.decode('ascii', 'replace')}", many=False)
 
-        def answered(answer: asyncio.Future[list[str]]) -> None:
-            if not answer.cancelled() and answer.exception() is None and answer.result()[0].startswith("OK"):
+        def told(queued: bool) -> None:
+            if queued:
                 self._client.send_again(job)
 
-        asked.add_done_callback(answered)
+        self._client.withdraw(job, told)
