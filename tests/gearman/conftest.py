@@ -147,11 +147,20 @@ class Cluster:
         assert not server.gone(), server.says()
         return server
 
-    def start_node(self, *options: str, config: Path | None = None, ready: bool = True) -> Detached:
+    def start_node_without_jobs(self, *options: str) -> Detached:
+        return self.start_node(*options, jobs=())
+
+    def start_node(
+        self,
+        *options: str,
+        config: Path | None = None,
+        ready: bool = True,
+        jobs: tuple[str, ...] = ("-j", "2"),
+    ) -> Detached:
         self._started += 1
         log = self.folder / f"node{self._started}.log"
         command = [sys.executable, "-m", "pools_core", "gearman", "worker"]
-        command += ["-c", str(config or self.config), "-j", "2", *options]
+        command += ["-c", str(config or self.config), *jobs, *options]
         node = Detached(command, log)
         self.nodes.append(node)
         if ready:
