@@ -91,17 +91,17 @@ def read_secret(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_IMODE(mode) & 0o077:
-                raise SecurityError(
-                    f"secret_file {path} can be read by others (mode {stat.S_IMODE(mode):04o}); whoever has "
-                    f"seen it can run code here: make a new key, and run: chmod 600 {path}"
-                )
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             secret = file.read(4096).strip()
     except OSError as error:
         raise SecurityError(
             f"secret_file {path} cannot be read: {error.strerror}; `pools gearman init` makes one"
         ) from error
+    if mode & 0o077:
+        raise SecurityError(
+            f"secret_file {path} can be read by others (mode {mode:04o}); whoever has seen it can run code "
+            f"here: make a new key, and run: chmod 600 {path}"
+        )
     if len(secret) < SHORTEST_SECRET:
         raise SecurityError(
             f"secret_file {path} holds {len(secret)} bytes; at least {SHORTEST_SECRET} random ones are "

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from pools_core import MakePool, Pool
+from pools_core.testing.leaks import gone
 from pools_core.testing.waiting import deadline, wait_until
 
 GEARMAND = shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
@@ -72,10 +73,7 @@ class Detached:
         assert text in self.says(), self.says()
 
     def gone(self) -> bool:
-        try:
-            return self.process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+        return gone(self.pid)
 
     def send(self, number: int) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -87,11 +85,11 @@ class Detached:
             family = [self._timeout, *self._timeout.children(recursive=True)]
             if number == signal.SIGTERM:
                 self.send(number)
-                psutil.wait_procs(family, timeout=10)
+                wait_until(self.gone, 15, "the process has ended")
             for one in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
-            psutil.wait_procs(family, timeout=10)
+            wait_until(lambda: all(gone(one.pid) for one in family), 10, "the processes are gone")
 
 
 def free_port() -> int:

@@ -40,3 +40,53 @@ class TestGearmand(PoolContract):
 
     def make_pool(self, **options: Any) -> Pool:
         return MakePool("gearman", self.cluster.config, **options)
+
+
+class OnGear(TestGearmand):
+    """The embedded server, of which only a sample is taken: it is for trials."""
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, standing):
+        self.cluster = standing("gear", *self.node)
+
+
+SAMPLE = (
+    "test_map_is_the_builtins",
+    "test_starmap",
+    "test_imap_is_lazy",
+    "test_only_the_running_task_is_lost",
+    "test_the_rest_of_its_chunk_runs_elsewhere_exactly_once",
+    "test_a_task_that_overruns_its_limit_is_killed",
+    "test_a_queued_task_can_be_cancelled",
+    "test_a_running_call_can_be_cancelled",
+    "test_terminate_drops_queued_work_and_tells_who_waits",
+    "test_large_arguments_and_results_arrive",
+    "test_ten_threads_use_one_pool_at_once",
+    "test_a_seed_gives_each_task_its_own_stream",
+    "test_many_pools_at_once",
+)
+
+
+def only(base: type, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return a class body in which every other test of the base is struck out."""
+    return {name: None for name in dir(base) if name.startswith("test_") and not name.startswith(names)}
+
+
+TestGear = type("TestGear", (OnGear,), {**only(TestGearmand, SAMPLE), "__module__": __name__})
+
+
+class OnThreads(TestGearmand):
+    """A node whose tasks run in threads: what goes to it is pickled all the same."""
+
+    capabilities = frozenset()
+    node = ("--pool", "threads")
+
+
+TestThreads = type(
+    "TestThreads",
+    (OnThreads,),
+    {
+        **only(TestGearmand, ("test_map", "test_starmap", "test_imap", "test_a_seed", "test_an_exception")),
+        "__module__": __name__,
+    },
+)
