@@ -23,6 +23,9 @@ log: Final = logging.getLogger("pools_gearman")
 PATIENCE: Final = 10.0
 """Seconds that a job server has to start."""
 
+GRACE: Final = 2.0
+"""Seconds that it has to end; it holds nothing that would be lost."""
+
 
 @contextlib.contextmanager
 def job_server(settings: GearmanSettings, config: str | None) -> Iterator[None]:
@@ -55,7 +58,11 @@ def job_server(settings: GearmanSettings, config: str | None) -> Iterator[None]:
         yield
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(GRACE)
+        except subprocess.TimeoutExpired:  # gearmand 1.1.20 sometimes hangs in its own end
+            server.kill()
+            server.wait()
 
 
 def _end_with_parent() -> None:
