@@ -13,10 +13,12 @@ import enum
 import marshal
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from pools_core.calls import Call, Chunk, Convention, FailedTask, Outcomes, Packed, Refused, type_buffer
-from pools_core.protocol import ChunkLost, Interrupted, TimedOut, WorkerDied
+
+if TYPE_CHECKING:
+    from pools_core.protocol import ChunkLost
 
 __all__ = [
     "ChunkEvent",
@@ -57,7 +59,7 @@ class Kind(enum.IntEnum):
 
 Frame = tuple[Kind, list[type_buffer]]
 
-ChunkEvent = Outcomes | Refused | ChunkLost
+ChunkEvent: TypeAlias = "Outcomes | Refused | ChunkLost"
 """What is said of a chunk, for engines whose workers are behind another engine."""
 
 _CHUNK: Final = struct.Struct("<QQQIQ")
@@ -158,18 +160,23 @@ def decode_event(kind: int, parts: Sequence[type_buffer]) -> ChunkEvent:
     raise ValueError(f"a frame of kind {kind} says nothing of a chunk")
 
 
-_CAUSES: Final = (WorkerDied, TimedOut, Interrupted)
+def _causes() -> tuple[type, ...]:
+    from pools_core.protocol import Interrupted, TimedOut, WorkerDied  # no worker has any use for these
+
+    return WorkerDied, TimedOut, Interrupted
 
 
 def encode_lost(lost: ChunkLost) -> list[type_buffer]:
     """Return the parts of a LOST frame."""
     cause = lost.cause
-    values = tuple(getattr(cause, name) for name in type(cause).__slots__)
-    fields = (lost.chunk, lost.started, _CAUSES.index(type(cause)), values)
+    values = tuple(getattr(cause, name) for name in type(cause).__match_args__)
+    fields = (lost.chunk, lost.started, _causes().index(type(cause)), values)
     return [marshal.dumps(fields, _MARSHAL)]
 
 
 def decode_lost(parts: Sequence[type_buffer]) -> ChunkLost:
     """Return what a LOST frame says."""
+    from pools_core.protocol import ChunkLost
+
     chunk, started, cause, values = marshal.loads(parts[0])
-    return ChunkLost(chunk, started, _CAUSES[cause](*values))
+    return ChunkLost(chunk, started, _causes()[cause](*values))

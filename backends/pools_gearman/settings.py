@@ -198,7 +198,8 @@ class BrokerSettings:
     Attributes:
         listen: the address to listen on.
         server: ``gearmand``, ``gear`` (pure Python, for trials), or ``auto``: the first if installed.
-        threads: gearmand's I/O threads; several gain little, and queues have got stuck with them (gearmand #343).
+        threads: gearmand's I/O threads; several gain little, and queues have got stuck with them
+            (gearmand #343).
     """
 
     listen: str = f"127.0.0.1:{DEFAULT_PORT}"
