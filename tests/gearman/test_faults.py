@@ -85,7 +85,7 @@ def test_a_task_that_kills_node_after_node_does_not_kill_them_all(cluster):
     with cluster.pool() as pool, pytest.raises(WorkerDiedError):
         pool.apply(tasks.go_wrong, ("os._exit",))
 
-    assert sum(node.gone() for node in nodes) == 3
+    wait_until(lambda: sum(node.gone() for node in nodes) == 3, 10, "three nodes are gone")
 
 
 def test_gearmand_killed_and_restarted_in_mid_map(cluster, tmp_path):
