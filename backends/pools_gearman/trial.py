@@ -45,7 +45,7 @@ def job_server(settings: GearmanSettings, config: str | None) -> Iterator[None]:
         return
     if not address.is_loopback:
         raise TransportError(f"{address} is not on this machine and does not answer; run a broker there")
-    command = [sys.executable, "-m", "pools_core", "gearman", "broker", "--listen", str(address)]
+    command = [sys.executable, "-P", "-m", "pools_core", "gearman", "broker", "--listen", str(address)]
     if config is not None:
         command += ["-c", config]
     server = subprocess.Popen(  # noqa: S603  our own command
