@@ -13,12 +13,24 @@ one write per task, no lock, no system call.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
-from pools_core.calls import Call, Chunk, Convention, FailedTask, Outcomes, Packed, Refused
+from pools_core.calls import (
+    Call,
+    Chunk,
+    Convention,
+    FailedTask,
+    Outcomes,
+    Packed,
+    Refused,
+    Returned,
+    SetupFailed,
+    WorkerEvent,
+)
 from pools_core.errors import SerializationError
 from pools_core.failures import describe, shown
 from pools_core.payload import (
@@ -33,22 +45,15 @@ from pools_core.payload import (
     unpack_function,
 )
 from pools_core.seeding import Board, TaskIndex, current
+from pools_core.setup import BOARD_SLOTS, CHUNK, OFFSET, STARTED, SetupError, Setups
+from pools_core.watch import Watch
 
-__all__ = ["BOARD_SLOTS", "Flusher", "Runner"]
+__all__ = ["BOARD_SLOTS", "CHUNK", "OFFSET", "STARTED", "Flusher", "Runner"]
 
 GATHER: Final = 0.001
 """Seconds that results of short tasks may gather before they leave; the contract names it."""
 
-# The board: three integers, written by the worker only.
-CHUNK: Final = 0
-"""Id of the chunk that is running; 0 when none is."""
-OFFSET: Final = 1
-"""Offset of the task that is running, or about to."""
-STARTED: Final = 2
-"""When it started, in nanoseconds of the monotonic clock; kept for calls with a time limit only."""
-BOARD_SLOTS: Final = 3
-
-Send = Callable[[Outcomes | Refused], None]
+Send = Callable[[WorkerEvent], None]
 
 
 class Runner:
@@ -58,17 +63,32 @@ class Runner:
         send: takes outcomes to the caller's side; may block; is called from the thread that runs the
             chunk and, one call at a time, from the flusher's.
         worker: the worker's name for error notes, such as ``"worker 4711 on host1"``.
-        board: three integers that others may watch; a private list if not given.
+        board: ``BOARD_SLOTS`` integers that others may watch; a private list if not given.
         flusher: sends gathered results while a slow task runs; None where nobody could take them.
+        number: the worker's number in its pool, from 0.
+        packs: what leaves is packed; by default that is so where there is a board.
+        max_memory: bytes of resident memory above which the worker is to be replaced; None for no limit.
     """
 
     def __init__(
-        self, send: Send, worker: str, board: Board | None = None, flusher: Flusher | None = None
+        self,
+        send: Send,
+        worker: str,
+        board: Board | None = None,
+        flusher: Flusher | None = None,
+        number: int = 0,
+        packs: bool | None = None,
+        max_memory: int | None = None,
     ) -> None:
         self.worker = worker
         self.board: Board = [0] * BOARD_SLOTS if board is None else board
         self.send = send
         self.flusher = flusher
+        self.watch = Watch(number, self.board, max_memory)
+        self.spent = False
+        """Whether the worker has done its share, and is to be replaced: call ``retire`` then."""
+        packs = board is not None if packs is None else packs
+        self._setups = Setups(number, worker, self.board, packs, send)
         self._functions: dict[int, Callable[..., Any]] = {}
         self._calls: dict[int, Call] = {}
 
@@ -80,6 +100,23 @@ class Runner:
         """Forget a call."""
         self._calls.pop(call_id, None)
         self._functions.pop(call_id, None)
+
+    def end(self, session: int, leave: bool = True, send: Send | None = None) -> None:
+        """A session is over: run its exit function, and send what came of it.
+
+        Args:
+            session: its id.
+            leave: False: only forget it, and send nothing.
+            send: takes what came of it; default as for outcomes.
+        """
+        self._setups.end(session, leave, send)
+
+    def retire(self) -> None:
+        """Take all sessions down; what runs after this is set up anew."""
+        self._setups.end_all()
+        self._functions.clear()  # they are bound to what the sessions gave
+        self.watch.renew()
+        self.spent = False
 
     def run(self, chunk: Chunk, stop: Callable[[], bool] | None = None) -> None:
         """Run the tasks of a chunk and send their outcomes.
@@ -93,6 +130,8 @@ class Runner:
                 was pressed (and not when the task itself raised it).
         """
         board = self.board
+        if self.watch.wanted(chunk.call):
+            self.watch.begin()
         if chunk.call.task_timeout is not None:
             board[STARTED] = monotonic_ns()  # before it shows as running, so that no old time counts
         board[OFFSET] = 0
@@ -100,8 +139,10 @@ class Runner:
         before = current.task
         current.task = TaskIndex(chunk.call.seed, chunk.start, board, OFFSET)
         try:
-            function = self._function(chunk.call)
+            function = self._function(chunk)
             items, sealed = self._items(chunk)
+        except SetupError as error:
+            self.send(SetupFailed(chunk.id, error.failure))
         except FunctionUnknownError as error:
             if isinstance(chunk.call.function, Packed) and is_by_value(chunk.call.function):
                 self._fail_all(chunk, error)
@@ -110,17 +151,23 @@ class Runner:
         except BaseException as error:  # opening the function is the user's code, and may even exit
             self._fail_all(chunk, error)
         else:
+            if self.watch.wanted(chunk.call):
+                self.watch.started(self._setups.taken())
             _Run(self, chunk, function, items, sealed, stop).run()
         finally:
             current.task = before
         # Not where an exception passes by: then this worker ends, and the board says in which task.
         board[CHUNK] = 0
 
-    def _function(self, call: Call) -> Callable[..., Any]:
+    def _function(self, chunk: Chunk) -> Callable[..., Any]:
+        call = chunk.call
         function = self._functions.get(call.id)
         if function is None:
             packed = call.function
             function = unpack_function(packed) if isinstance(packed, Packed) else packed
+            extras = self._setups.enter(chunk)
+            if extras:
+                function = functools.partial(function, *extras)
             if call.id in self._calls:
                 self._functions[call.id] = function
         return function
@@ -166,6 +213,8 @@ class _Run:
         self._sealed = sealed
         self._stop = stop
         self._packs = isinstance(chunk.items, Packed)
+        self._runner = runner
+        self._watch = runner.watch if runner.watch.wanted(chunk.call) else None
         # What the flusher also touches, under the lock: the results so far and how many have left.
         self._lock = threading.Lock()
         self._values: list[Any] = []
@@ -192,6 +241,7 @@ class _Run:
         star = self._chunk.call.convention is Convention.STAR
         packs, plain = self._packs, PLAIN
         timed = self._chunk.call.task_timeout is not None
+        watch = self._watch
         since, final = self._since, self._chunk.size - 1
         for offset, item in enumerate(self._items):
             if timed:
@@ -219,6 +269,12 @@ class _Run:
                 value = None
             append(value)
             now = monotonic()
+            if watch is not None and watch.task_done(self._chunk.call, offset, item, now):
+                self._runner.spent = True
+                if offset != final:
+                    self.flush()
+                    self._send(Returned(self._chunk.id))
+                    return
             if now - since >= GATHER and offset != final:
                 since = now
                 self.flush()
@@ -245,7 +301,8 @@ class _Run:
             # What has left need not be kept: a task's result may be large.
             self._values[first : self._sent] = [None] * len(values)
             packed = seal(values) if self._packs else values
-            self._send(Outcomes(self._chunk.id, first, len(values), packed, failures, seconds, last))
+            times = None if self._watch is None else self._watch.take(self._chunk.call)
+            self._send(Outcomes(self._chunk.id, first, len(values), packed, failures, seconds, last, times))
 
     def _describe(self, error: BaseException, offset: int, item: Any) -> FailedTask:
         arguments = "not opened" if type(item) is Sealed else shown(item, self._chunk.call.convention)

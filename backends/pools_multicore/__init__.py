@@ -31,7 +31,9 @@ __all__ = [
     "stop_forkserver",
 ]
 
-capabilities: Final = frozenset({"cpu_ids", "daemon", "n_jobs", "start_method", "task_timeout"})
+capabilities: Final = frozenset(
+    {"cpu_ids", "daemon", "max_worker_memory", "n_jobs", "order_tasks", "start_method", "task_timeout"}
+)
 """Options that this backend can honour beyond the basics."""
 
 

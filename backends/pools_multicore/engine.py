@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import marshal
 import os
 import selectors
 import socket
@@ -25,20 +26,25 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Any, Final
 
-from pools_core.calls import Call, Chunk
+import pools_multicore
+from pools_core.calls import Call, Chunk, Outcomes, Refused, Returned, Session, SessionEnded, SetupFailed
 from pools_core.errors import PoolsError, TransportError, WorkerDiedError
-from pools_core.frames import Kind, decode_outcomes, decode_refused, encode_call, encode_chunk
+from pools_core.frames import Kind, decode_event, encode_call, encode_chunk, encode_session
+from pools_core.payload import seal
 from pools_core.protocol import (
     Broken,
     ChunkLost,
     Engine,
     Event,
     Interrupted,
+    SessionLost,
+    SessionOver,
     TimedOut,
     WorkerDied,
     WorkerStarted,
 )
-from pools_core.runner import CHUNK, STARTED
+from pools_core.setup import CHUNK, STARTED
+from pools_core.workqueue import Endings
 from pools_multicore.handle import Seat, WorkerHandle
 from pools_multicore.inherit import close_in_forked_children, no_interrupt, starting
 from pools_multicore.process import Starter, check_not_importing_main, may_have_children
@@ -64,7 +70,7 @@ class MulticoreEngine(Engine):
         AssertionError: this process is a worker that may have no children.
     """
 
-    capabilities = frozenset({"n_jobs", "start_method", "daemon", "cpu_ids", "task_timeout"})
+    capabilities = pools_multicore.capabilities
 
     def __init__(self, settings: MulticoreSettings) -> None:
         assert may_have_children(), (
@@ -82,6 +88,7 @@ class MulticoreEngine(Engine):
         self._deferred: set[WorkerHandle] = set()
         self._failed_starts = 0
         self._deaths: dict[int, int] = {}
+        self._endings = Endings()
         self._timed = 0
         self._waiting = False
         self._touching = False
@@ -116,6 +123,31 @@ class MulticoreEngine(Engine):
     def open(self, call: Call) -> None:
         """Nothing yet: a call is sent to a worker along with its first chunk there."""
 
+    def check(self, session: Session) -> None:
+        """Pickle a shared object now, while that can be told the caller, if not every worker inherits it."""
+        shared = session.shared
+        if shared is None:
+            return
+        with self._lock:
+            lacking = any(shared.id not in worker.inherits for worker in self._workers.values())
+            if lacking or not self._starter.inherits(shared.id):
+                shared.packed()
+
+    def end(self, session: Session, leave: bool) -> None:
+        """Have the workers that know a session take it down."""
+        with self._lock:
+            workers = [worker for worker in self._workers.values() if session.id in worker.sessions]
+            for worker in workers:
+                worker.sessions.discard(session.id)
+                worker.outbox.put(Kind.END, [marshal.dumps((session.id, leave), 2)])
+                if leave:
+                    worker.ending[session.id] = session
+                    self._timed += session.exit_timeout is not None
+                self._flush_soon(worker)
+            if leave and self._endings.begin(session.id, len(workers)):
+                self._events.append(SessionOver(session.id))
+                self.wake()
+
     def close(self, call: Call) -> None:
         """Have the workers that know a call forget it."""
         with self._lock:
@@ -129,7 +161,7 @@ class MulticoreEngine(Engine):
         """Send a chunk to the worker that suits it best, or start one for it."""
         with self._lock:
             if not self._shut:
-                self._give(chunk, self._schedule.place())
+                self._give(chunk, self._place(chunk))
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Wait on every worker's line at once."""
@@ -220,12 +252,16 @@ class MulticoreEngine(Engine):
 
     # --- placing chunks -------------------------------------------------------------------------------
 
+    def _place(self, chunk: Chunk) -> Place:
+        """Decide where a chunk goes.  Under the lock, as all that follows."""
+        return self._schedule.place() if chunk.worker is None else self._schedule.place_at(chunk.worker)
+
     def _give(self, chunk: Chunk, place: Place) -> None:
-        """Send a chunk to its place.  Under the lock, as all that follows."""
+        """Send a chunk to its place."""
         if place.worker is None:
-            if not self._start_worker():
+            if not self._start_worker(chunk.worker):
                 return  # nothing can run any more, and every call is about to hear of it
-            place = self._schedule.place(grow=False)
+            place = self._schedule.place(grow=False) if chunk.worker is None else self._place(chunk)
         if place.worker is None:
             self._homeless.append(chunk)
             return
@@ -235,13 +271,18 @@ class MulticoreEngine(Engine):
             worker.last_ticket += 1
             seat.ticket = worker.last_ticket
             os.write(worker.tickets_in, TICKET.pack(seat.ticket))
+        session = chunk.call.session
+        if session is not None and session.id not in worker.sessions:
+            worker.sessions.add(session.id)
+            inherited = session.shared is not None and session.shared.id in worker.inherits
+            worker.outbox.put(Kind.SESSION, encode_session(session, inherited))
         if chunk.call.id not in worker.knows:
             worker.knows.add(chunk.call.id)
             worker.outbox.put(Kind.CALL, encode_call(chunk.call))
         worker.outbox.put(Kind.CHUNK, encode_chunk(chunk, seat.ticket))
         worker.seats.append(seat)
-        self._schedule.gave(worker.number, chunk.id)
-        self._timed += chunk.call.task_timeout is not None
+        self._schedule.gave(worker.number, chunk.id, bound=chunk.worker is not None)
+        self._timed += chunk.call.limited
         if place.behind:
             self._flush_soon(worker)
         else:
@@ -270,8 +311,8 @@ class MulticoreEngine(Engine):
     def _balance(self) -> None:
         """Before going to sleep: nobody is idle while another has chunks in line, and all has been sent."""
         while self._homeless and not self._shut:
-            place = self._schedule.place()
-            self._give(self._homeless.popleft(), place)
+            chunk = self._homeless.popleft()
+            self._give(chunk, self._place(chunk))
         while (theft := self._schedule.steal()) is not None and not self._shut:
             victim, place = theft
             if not self._steal(self._workers[victim], place):
@@ -296,7 +337,7 @@ class MulticoreEngine(Engine):
         """Strike a chunk from a worker's line."""
         worker.seats.remove(seat)
         self._schedule.ended(worker.number, seat.chunk.id, seconds)
-        self._timed -= seat.chunk.call.task_timeout is not None
+        self._timed -= seat.chunk.call.limited
 
     def _cancel_seat(self, worker: WorkerHandle, seat: Seat, kill: bool) -> None:
         seat.dropped = True
@@ -320,11 +361,11 @@ class MulticoreEngine(Engine):
 
     # --- workers --------------------------------------------------------------------------------------
 
-    def _start_worker(self) -> bool:
-        """Start a worker; False to give up."""
+    def _start_worker(self, slot: int | None = None) -> bool:
+        """Start a worker, in a slot that may be given; False to give up."""
         check_not_importing_main()
         try:
-            self._start_one()
+            self._start_one(self._free_slot() if slot is None else slot)
         except OSError as error:  # no process or descriptor to be had, or the fork server died
             self._failed_starts += 1
             if self._failed_starts >= STARTS and not self._workers:
@@ -332,13 +373,11 @@ class MulticoreEngine(Engine):
                 return False
         return True
 
-    def _start_one(self) -> None:
+    def _start_one(self, slot: int) -> None:
         number = next(self._numbers)
-        slot = self._free_slot()
-        cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
         with no_interrupt(), starting():  # a process that was started must be known
             self._starter.ready()
-            worker = WorkerHandle(slot, f"pools worker {number}", self._settings.daemon, cpus)
+            worker = WorkerHandle(slot, f"pools worker {number}", self._settings)
             try:
                 worker.start(self._starter)
             except OSError:
@@ -400,24 +439,40 @@ class MulticoreEngine(Engine):
                 return
 
     def _handle(self, worker: WorkerHandle, kind: Kind, parts: list[Any]) -> None:
-        if kind is Kind.OUTCOMES:
-            outcomes = decode_outcomes(parts)
-            seat = self._seat_of(worker, outcomes.chunk)
-            seat.seconds += outcomes.seconds
-            if outcomes.last:
-                self._leave(worker, seat, seat.seconds)
-            if not seat.dropped:
-                self._events.append(outcomes)
-        elif kind is Kind.REFUSED:
-            refused = decode_refused(parts)
-            seat = self._seat_of(worker, refused.chunk)
-            self._leave(worker, seat, None)
-            if not seat.dropped:
-                self._events.append(refused)
-        elif kind is Kind.READY:
+        if kind is Kind.READY:
             worker.ready = True
             self._failed_starts = 0
-            self._events.append(WorkerStarted(worker.name))
+            self._events.append(WorkerStarted(worker.name, worker.number, worker.age))
+            return
+        if kind is Kind.RETIRED:
+            worker.retired = True
+            return
+        event = decode_event(kind, parts)
+        if isinstance(event, SessionEnded):
+            self._ended(worker, event)
+        else:
+            self._progressed(worker, event)
+
+    def _progressed(self, worker: WorkerHandle, event: Outcomes | Refused | Returned | SetupFailed) -> None:
+        seat = self._seat_of(worker, event.chunk)
+        if isinstance(event, Outcomes):
+            seat.seconds += event.seconds
+            if event.last:
+                self._leave(worker, seat, seat.seconds)
+        else:
+            self._leave(worker, seat, None)
+        if not seat.dropped:
+            self._events.append(event)
+
+    def _ended(self, worker: WorkerHandle, event: SessionEnded | SessionLost) -> None:
+        """Pass on what came of a session's end in a worker."""
+        self._events.append(event)
+        session = worker.ending.pop(event.session, None)
+        worker.sessions.discard(event.session)  # one that is about to retire says it unasked
+        if session is not None:
+            self._timed -= session.exit_timeout is not None
+            if self._endings.said(session.id):
+                self._events.append(SessionOver(session.id))
 
     def _seat_of(self, worker: WorkerHandle, chunk: int) -> Seat:
         first = worker.seats[0]
@@ -429,19 +484,21 @@ class MulticoreEngine(Engine):
         """A worker's line is at its end: learn how it ended, and say what became of its chunks."""
         process = worker.process
         assert process is not None
-        running = worker.running()
+        running, memory = worker.running(), worker.memory
         process.kill(tree=False)  # whatever it started and left behind in its group
         exitcode = process.reap()
         self._discard(worker)
-        expected = self._shut and exitcode == 0
-        died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode)
+        expected = worker.retired or (self._shut and exitcode == 0)
+        died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode, memory)
         if not worker.ready and not self._shut and not worker.condemned:
             self._failed_starts += 1
         for seat in worker.seats:
-            self._timed -= seat.chunk.call.task_timeout is not None
+            self._timed -= seat.chunk.call.limited
             if not seat.dropped:
                 self._lose(worker, seat, running, died)
         worker.seats.clear()
+        for session in list(worker.ending):
+            self._lose_session(worker, session, running, died)
         if not expected:
             self._events.append(died)
         if self._failed_starts >= STARTS:
@@ -453,7 +510,7 @@ class MulticoreEngine(Engine):
         self, worker: WorkerHandle, seat: Seat, running: tuple[int, int] | None, died: WorkerDied
     ) -> None:
         chunk = seat.chunk
-        if running is None and seat is worker.seats[0] and worker.ready:
+        if running is None and seat is worker.seats[0] and worker.ready and not worker.retired:
             # It was about to begin.  A chunk under which worker after worker dies shall not end them all.
             self._deaths[chunk.id] = self._deaths.get(chunk.id, 0) + 1
             if self._deaths[chunk.id] < STARTS:
@@ -469,6 +526,17 @@ class MulticoreEngine(Engine):
         else:
             # The task that was condemned ended just before the kill, and the next one had hardly begun.
             self._events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
+
+    def _lose_session(
+        self, worker: WorkerHandle, session: int, running: tuple[int, int] | None, died: WorkerDied
+    ) -> None:
+        """A worker ended that had still to take a session down."""
+        if worker.retired or worker.condemned:
+            self._ended(worker, SessionEnded(session, worker.number, seal([])))
+        elif worker.timed_out is not None and worker.timed_out == running:
+            self._ended(worker, SessionLost(session, TimedOut(worker.name)))
+        else:
+            self._ended(worker, SessionLost(session, died))
 
     def _break(self, error: PoolsError) -> None:
         """Workers cannot start, or die before they are ready: give up, so that nobody waits for ever."""
@@ -537,17 +605,15 @@ class MulticoreEngine(Engine):
         now = monotonic_ns()
         found = []
         for worker in self._workers.values():
-            limits = [seat.chunk.call.task_timeout for seat in worker.seats]
-            if worker.timed_out is not None or not any(limit is not None for limit in limits):
+            limits = worker.limits()
+            if worker.timed_out is not None or not limits:
                 continue
             running = worker.running()
-            seat = next((seat for seat in worker.seats if running and seat.chunk.id == running[0]), None)
-            if running is None or seat is None or seat.chunk.call.task_timeout is None:
-                shortest = min(limit for limit in limits if limit is not None)
-                found.append((worker, (0, 0), int(shortest * 1e9)))
+            limit = worker.limit_of(running) if running is not None else None
+            if running is None or limit is None:
+                found.append((worker, (0, 0), int(min(limits) * 1e9)))
                 continue
-            started = worker.board[STARTED]
-            left = started + int(seat.chunk.call.task_timeout * 1e9) - now
+            left = worker.board[STARTED] + int(limit * 1e9) - now
             # It may have gone on to its next task between the two readings.
             found.append((worker, running if worker.running() == running else (0, 0), left))
         return found

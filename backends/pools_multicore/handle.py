@@ -12,13 +12,15 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 
-from pools_core.calls import Chunk
+from pools_core.calls import Chunk, Session
 from pools_core.frames import Kind
-from pools_core.runner import CHUNK, OFFSET
+from pools_core.setup import CHUNK, INIT, MEMORY, OFFSET
 from pools_multicore.channel import FrameReader, Outbox
 from pools_multicore.inherit import lifeline
 from pools_multicore.process import Process, Starter
+from pools_multicore.settings import MulticoreSettings
 from pools_multicore.worker import BOARD_BYTES, TICKET, WorkerFds, worker_name
 
 __all__ = ["Seat", "WorkerHandle"]
@@ -44,11 +46,11 @@ class Seat:
 class WorkerHandle:
     """What the engine knows of one worker."""
 
-    def __init__(self, number: int, name: str, daemon: bool, cpus: tuple[int, ...] | None) -> None:
+    def __init__(self, number: int, name: str, settings: MulticoreSettings) -> None:
         self.number = number
         self.label = name
-        self.daemon = daemon
-        self.cpus = cpus
+        self._settings = settings
+        self._since = monotonic()
         self.sock, self._far = socket.socketpair()
         self.sock.setblocking(False)
         self.reader = FrameReader()
@@ -66,7 +68,14 @@ class WorkerHandle:
         self.ready = False
         self.condemned = False
         """Whether its death is the engine's own doing."""
+        self.retired = False
+        """Whether it has said that it ends."""
         self.knows: set[int] = set()
+        """Calls that it has been told of."""
+        self.sessions: set[int] = set()
+        """Sessions that it has been told of."""
+        self.ending: dict[int, Session] = {}
+        """Sessions that it has been told to take down, and has not said so."""
         self.seats: deque[Seat] = deque()
         self.timed_out: tuple[int, int] | None = None
 
@@ -76,7 +85,15 @@ class WorkerHandle:
         fds = WorkerFds(
             os.dup(self._far.fileno()), os.dup(self.tickets_out), os.dup(self._board_fd), os.dup(lifeline())
         )
-        config = {"name": self.label, "daemon": self.daemon, "cpus": self.cpus, **starter.config()}
+        settings = self._settings
+        config = {
+            "name": self.label,
+            "number": self.number,
+            "daemon": settings.daemon,
+            "cpus": None if settings.cpu_ids is None else settings.cpu_ids[self.number],
+            "max_memory": settings.max_worker_memory,
+            **starter.config(),
+        }
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
         try:
             self.process = starter.start(fds)
@@ -97,6 +114,43 @@ class WorkerHandle:
     def name(self) -> str:
         """Its name for messages."""
         return worker_name(self.pid)
+
+    @property
+    def inherits(self) -> frozenset[int]:
+        """Ids of the shared objects that it was born with."""
+        return frozenset() if self.process is None else self.process.inherits
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return monotonic() - self._since
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of resident memory after its last task, where that is watched."""
+        return self.board[MEMORY] << 10 or None
+
+    def limits(self) -> list[float]:
+        """Return the time limits of what it has to do, in seconds; empty if there are none."""
+        found = [session.exit_timeout for session in self.ending.values()]
+        for seat in self.seats:
+            session = seat.chunk.call.session
+            found += (seat.chunk.call.task_timeout, None if session is None else session.init_timeout)
+        return [limit for limit in found if limit is not None]
+
+    def limit_of(self, running: tuple[int, int]) -> float | None:
+        """Return the time limit of what it is running, in seconds; None if it has none."""
+        chunk, offset = running
+        if chunk < 0:
+            ending = self.ending.get(-chunk)
+            return None if ending is None else ending.exit_timeout
+        seat = next((seat for seat in self.seats if seat.chunk.id == chunk), None)
+        if seat is None:
+            return None
+        session = seat.chunk.call.session
+        if offset != INIT:
+            return seat.chunk.call.task_timeout
+        return None if session is None else session.init_timeout
 
     def running(self) -> tuple[int, int] | None:
         """Return the chunk and the offset of the task that it runs, or None."""

@@ -25,7 +25,10 @@ class MulticorePool(Pool):
             nested pools.
         cpu_ids: the CPUs that workers are pinned to: one id per worker, ``[[...]]`` for one list that
             holds for all, or a list per worker.
-        options: ``processes``, another name of ``n_jobs``.
+        max_worker_memory: bytes of resident memory, or text such as ``"2GB"``; a worker that has more
+            after a task is replaced.
+        options: those of every pool, see ``pools_core.PoolSettings``; and ``processes``, another name of
+            ``n_jobs``.
 
     Raises:
         UnsupportedOptionError: an option that only other backends have.
@@ -39,6 +42,7 @@ class MulticorePool(Pool):
         start_method: StartMethod | None = None,
         daemon: bool | None = None,
         cpu_ids: Sequence[int | Sequence[int]] | None = None,
+        max_worker_memory: int | str | None = None,
         **options: Any,
     ) -> None:
         given = {
@@ -46,7 +50,8 @@ class MulticorePool(Pool):
             "start_method": start_method,
             "daemon": daemon,
             "cpu_ids": cpu_ids,
+            "max_worker_memory": max_worker_memory,
             **options,
         }
         chosen = settings(MulticoreSettings, "multicore", {}, given)
-        super().__init__(functools.partial(MulticoreEngine, chosen), "multicore")
+        super().__init__(functools.partial(MulticoreEngine, chosen), "multicore", chosen)

@@ -25,14 +25,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from pools_core.calls import Call, Outcomes, Refused
-from pools_core.frames import (
-    Kind,
-    decode_call,
-    decode_chunk,
-    encode_outcomes,
-    encode_refused,
-)
+from pools_core.calls import Call, Session, WorkerEvent
+from pools_core.frames import Kind, decode_call, decode_chunk, decode_session, encode_event
 from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
 from pools_multicore.channel import read_frames, write_frame
 
@@ -88,7 +82,7 @@ def run_worker(fds: WorkerFds) -> NoReturn:
         assert kind is Kind.CONFIG
         config: dict[str, Any] = marshal.loads(parts[0])
         _prepare(config)
-        process = _Process(config, lambda: _Worker(channel, fds).serve(frames))
+        process = _Process(config, lambda: _Worker(channel, fds, config).serve(frames))
         code = process.bootstrap()
     except (StopIteration, ConnectionError):
         code = 0  # the parent is gone, or changed its mind
@@ -157,16 +151,24 @@ def import_main(preparation: bytes) -> None:
 class _Worker:
     """The loop of a worker."""
 
-    def __init__(self, channel: socket.socket, fds: WorkerFds) -> None:
+    def __init__(self, channel: socket.socket, fds: WorkerFds, config: dict[str, Any]) -> None:
         self._channel = channel
         self._lock = threading.Lock()
         self._tickets = fds.tickets
         self._ticket = 0
         self._calls: dict[int, Call] = {}
+        self._sessions: dict[int, Session] = {}
         self._board = memoryview(mmap.mmap(fds.board, BOARD_BYTES)).cast("q")
         os.close(fds.board)
         self._flusher = Flusher()
-        self._runner = Runner(self._send, worker_name(os.getpid()), self._board, self._flusher)
+        self._runner = Runner(
+            self._send,
+            worker_name(os.getpid()),
+            self._board,
+            self._flusher,
+            config["number"],
+            max_memory=config["max_memory"],
+        )
         signal.signal(signal.SIGINT, self._on_sigint)
         # A process that a task forks must not hold this worker's line open after its death.
         os.register_at_fork(after_in_child=self._let_go)
@@ -186,14 +188,25 @@ class _Worker:
                     continue  # another worker has it
                 self._runner.run(chunk, functools.partial(self._is_revoked, chunk.id))
                 del chunk, parts  # an idle worker keeps no arguments alive
+                if self._runner.spent:
+                    self._runner.retire()
+                    self._send_frame(Kind.RETIRED, [])
+                    break
             elif kind is Kind.CALL:
-                call = decode_call(parts)
+                call = decode_call(parts, self._sessions)
                 self._calls[call.id] = call
                 self._runner.open(call)
             elif kind is Kind.CLOSE:
                 number = int.from_bytes(parts[0], "little")
                 self._calls.pop(number, None)
                 self._runner.close(number)
+            elif kind is Kind.SESSION:
+                session = decode_session(parts)
+                self._sessions[session.id] = session
+            elif kind is Kind.END:
+                number, leave = marshal.loads(parts[0])
+                del self._sessions[number]
+                self._runner.end(number, leave)
             elif kind is Kind.STOP:
                 break
 
@@ -213,11 +226,8 @@ class _Worker:
                 return False
         return self._ticket == ticket
 
-    def _send(self, event: Outcomes | Refused) -> None:
-        if isinstance(event, Outcomes):
-            self._send_frame(Kind.OUTCOMES, encode_outcomes(event))
-        else:
-            self._send_frame(Kind.REFUSED, encode_refused(event))
+    def _send(self, event: WorkerEvent) -> None:
+        self._send_frame(*encode_event(event))
 
     def _send_frame(self, kind: Kind, parts: list[Any]) -> None:
         with self._lock:
