@@ -263,6 +263,14 @@ class Flow:
             self._go_again(chunk.start + received, items[received:])
             return
         self._go_again(chunk.start + received, items[received:running])
+        if event.span > 1:
+            # It was in a run of very short tasks.  They go again one by one: those that end are none the
+            # worse for it, and the one that does not is known.
+            end = max(running + event.span, received)
+            self._go_again(chunk.start + end, items[end:])
+            first = max(running, received)
+            self.put_back(chunk.start + first, items[first:end])
+            return
         self._go_again(chunk.start + running + 1, items[running + 1 :])
         index, item = chunk.start + running, items[running]
         error = lost(cause, index, chunk.call.task_timeout, item, chunk.call.convention)

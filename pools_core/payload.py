@@ -132,9 +132,14 @@ def pack_batch(values: Sequence[Any], what: str, start: int = 0) -> Packed:
     return _each([pack(value, f"{what} {number}", keep=True) for number, value in enumerate(values, start)])
 
 
-def seal(values: Sequence[Any]) -> Packed:
-    """Make a batch of results, of which those that are not plain have been packed already."""
-    if Sealed in set(map(type, values)):
+def seal(values: Sequence[Any], all_plain: bool = False) -> Packed:
+    """Make a batch of results, of which those that are not plain have been packed already.
+
+    Args:
+        values: the results.
+        all_plain: it is known that none has been.
+    """
+    if not all_plain and Sealed in set(map(type, values)):
         return _each(
             [value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL)) for value in values]
         )

@@ -93,11 +93,13 @@ class ChunkLost:
         started: offset of the task that was running, or None when none was; ``setup.INIT`` if it was
             ``worker_init``.
         cause: what happened.
+        span: from there on that many tasks, one of which was running; 1 if it is known which.
     """
 
     chunk: int
     started: int | None
     cause: WorkerDied | TimedOut | Interrupted
+    span: int = 1
 
 
 @dataclass(frozen=True, slots=True)

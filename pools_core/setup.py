@@ -7,6 +7,7 @@ the shared object, the worker's state.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from pools_core.failures import describe
 from pools_core.payload import PLAIN, pack, seal, unpack_function
 from pools_core.seeding import Board
 
-__all__ = ["INIT", "SetupError", "Setups"]
+__all__ = ["INIT", "Running", "SetupError", "Setups", "running"]
 
 # The board: integers that the worker writes and others may watch.
 CHUNK: Final = 0
@@ -30,6 +31,34 @@ BOARD_SLOTS: Final = 4
 
 INIT: Final = -1
 """The offset while ``worker_init`` runs."""
+
+SPAN_SHIFT: Final = 32
+"""Bits of the offset; those above hold the length of a run of short tasks, one of which is running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a board says.
+
+    Attributes:
+        chunk: id of the chunk; minus a session's id while its exit function runs.
+        offset: of the task that is running, or of the first one that may be; or ``INIT``.
+        span: how many tasks from there on it may be; 1 if it is known.
+    """
+
+    chunk: int
+    offset: int
+    span: int = 1
+
+
+def running(board: Board) -> Running | None:
+    """Return what a worker is running; None if nothing."""
+    chunk, offset = board[CHUNK], board[OFFSET]
+    if not chunk:
+        return None
+    if offset < 0:
+        return Running(chunk, offset)
+    return Running(chunk, offset & (1 << SPAN_SHIFT) - 1, (offset >> SPAN_SHIFT) or 1)
 
 
 class SetupError(Exception):

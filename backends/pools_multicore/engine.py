@@ -43,7 +43,7 @@ from pools_core.protocol import (
     WorkerDied,
     WorkerStarted,
 )
-from pools_core.setup import CHUNK, STARTED
+from pools_core.setup import CHUNK, STARTED, Running
 from pools_core.workqueue import Endings
 from pools_multicore.handle import Seat, WorkerHandle
 from pools_multicore.inherit import close_in_forked_children, no_interrupt, starting
@@ -506,9 +506,7 @@ class MulticoreEngine(Engine):
         if not self._homeless:
             self._deaths.clear()
 
-    def _lose(
-        self, worker: WorkerHandle, seat: Seat, running: tuple[int, int] | None, died: WorkerDied
-    ) -> None:
+    def _lose(self, worker: WorkerHandle, seat: Seat, running: Running | None, died: WorkerDied) -> None:
         chunk = seat.chunk
         if running is None and seat is worker.seats[0] and worker.ready and not worker.retired:
             # It was about to begin.  A chunk under which worker after worker dies shall not end them all.
@@ -517,18 +515,18 @@ class MulticoreEngine(Engine):
                 self._homeless.append(chunk)
             else:
                 self._events.append(ChunkLost(chunk.id, 0, died))
-        elif running is None or running[0] != chunk.id:
+        elif running is None or running.chunk != chunk.id:
             self._homeless.append(chunk)  # it had not begun
         elif worker.timed_out is None:
-            self._events.append(ChunkLost(chunk.id, running[1], died))
+            self._events.append(ChunkLost(chunk.id, running.offset, died, running.span))
         elif worker.timed_out == running:
-            self._events.append(ChunkLost(chunk.id, running[1], TimedOut(worker.name)))
+            self._events.append(ChunkLost(chunk.id, running.offset, TimedOut(worker.name)))
         else:
             # The task that was condemned ended just before the kill, and the next one had hardly begun.
             self._events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
 
     def _lose_session(
-        self, worker: WorkerHandle, session: int, running: tuple[int, int] | None, died: WorkerDied
+        self, worker: WorkerHandle, session: int, running: Running | None, died: WorkerDied
     ) -> None:
         """A worker ended that had still to take a session down."""
         if worker.retired or worker.condemned:
@@ -600,10 +598,10 @@ class MulticoreEngine(Engine):
 
     # --- time limits ----------------------------------------------------------------------------------
 
-    def _limits(self) -> list[tuple[WorkerHandle, tuple[int, int], int]]:
+    def _limits(self) -> list[tuple[WorkerHandle, Running | None, int]]:
         """Return for each task with a limit the worker, where it stands, and the nanoseconds left."""
         now = monotonic_ns()
-        found = []
+        found: list[tuple[WorkerHandle, Running | None, int]] = []
         for worker in self._workers.values():
             limits = worker.limits()
             if worker.timed_out is not None or not limits:
@@ -611,11 +609,11 @@ class MulticoreEngine(Engine):
             running = worker.running()
             limit = worker.limit_of(running) if running is not None else None
             if running is None or limit is None:
-                found.append((worker, (0, 0), int(min(limits) * 1e9)))
+                found.append((worker, None, int(min(limits) * 1e9)))
                 continue
             left = worker.board[STARTED] + int(limit * 1e9) - now
             # It may have gone on to its next task between the two readings.
-            found.append((worker, running if worker.running() == running else (0, 0), left))
+            found.append((worker, running if worker.running() == running else None, left))
         return found
 
     def _next_limit(self) -> float:
@@ -624,7 +622,7 @@ class MulticoreEngine(Engine):
 
     def _enforce_limits(self) -> None:
         for worker, running, left in self._limits():
-            if left <= 0 and running[0]:
+            if left <= 0 and running is not None:
                 worker.timed_out = running
                 assert worker.process is not None
                 worker.process.kill(tree=True)

@@ -16,7 +16,7 @@ from time import monotonic
 
 from pools_core.calls import Chunk, Session
 from pools_core.frames import Kind
-from pools_core.setup import CHUNK, INIT, MEMORY, OFFSET
+from pools_core.setup import INIT, MEMORY, Running, running
 from pools_multicore.channel import FrameReader, Outbox
 from pools_multicore.inherit import lifeline
 from pools_multicore.process import Process, Starter
@@ -77,7 +77,7 @@ class WorkerHandle:
         self.ending: dict[int, Session] = {}
         """Sessions that it has been told to take down, and has not said so."""
         self.seats: deque[Seat] = deque()
-        self.timed_out: tuple[int, int] | None = None
+        self.timed_out: Running | None = None
 
     def start(self, starter: Starter) -> None:
         """Start the process."""
@@ -138,9 +138,9 @@ class WorkerHandle:
             found += (seat.chunk.call.task_timeout, None if session is None else session.init_timeout)
         return [limit for limit in found if limit is not None]
 
-    def limit_of(self, running: tuple[int, int]) -> float | None:
+    def limit_of(self, running: Running) -> float | None:
         """Return the time limit of what it is running, in seconds; None if it has none."""
-        chunk, offset = running
+        chunk = running.chunk
         if chunk < 0:
             ending = self.ending.get(-chunk)
             return None if ending is None else ending.exit_timeout
@@ -148,14 +148,13 @@ class WorkerHandle:
         if seat is None:
             return None
         session = seat.chunk.call.session
-        if offset != INIT:
+        if running.offset != INIT:
             return seat.chunk.call.task_timeout
         return None if session is None else session.init_timeout
 
-    def running(self) -> tuple[int, int] | None:
-        """Return the chunk and the offset of the task that it runs, or None."""
-        chunk = self.board[CHUNK]
-        return (chunk, self.board[OFFSET]) if chunk else None
+    def running(self) -> Running | None:
+        """Return what it runs, or None."""
+        return running(self.board)
 
     def take_ticket(self) -> int | None:
         """Take the oldest ticket back; None if the worker has had them all."""
