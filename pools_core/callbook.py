@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pools_core.protocol import Engine
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
+    from pools_core.sessions import Claim
 
 __all__ = ["CallBook"]
 
@@ -67,7 +69,7 @@ class CallBook:
         return call
 
     def for_single(
-        self, func: Callable[..., Any], settings: CallSettings, session: Session | None, own: bool
+        self, func: Callable[..., Any], settings: CallSettings, claim: Claim | None
     ) -> tuple[Call, bool]:
         """Return a call of a function for single tasks, and whether it is kept for the next time.
 
@@ -77,10 +79,10 @@ class CallBook:
         Args:
             func: the function.
             settings: the call's options.
-            session: what workers set up for it.
-            own: whether the session is of this one call.
+            claim: on what workers set up for it.
         """
-        if own or type(func) is not FunctionType or self._pump.engine.same_process:
+        session = None if claim is None else claim.session
+        if (claim and claim.own) or type(func) is not FunctionType or self._pump.engine.same_process:
             return self.new(func, Convention.APPLY, settings, session), False
         key = (func, settings.task_timeout, settings.seed, settings.worker_lifespan, session and session.id)
         with self._pump.lock:
@@ -123,12 +125,21 @@ class CallBook:
         if self._open.pop(call.id, None) is not None:
             self._pump.engine.close(call)
 
+    def forget(self, session: Session) -> None:
+        """Close the kept calls of a session that is over: workers would keep its state.  Under the lock."""
+        for key in [key for key in self._kept if key[-1] == session.id]:
+            self.close(self._kept.pop(key))
+
     def enter_all(self, engine: Engine) -> None:
         """Open all calls with another engine.  Under the pump's lock."""
         for call in self._open.values():
             engine.open(call)
 
     def _enter(self, call: Call) -> None:
+        if "logging" in sys.modules:
+            from pools_core import logs
+
+            logs.tag_records()
         with self._pump.lock:
             self._pump.repair()
             self._open[call.id] = call

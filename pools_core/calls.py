@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "Carried",
     "Chunk",
     "Convention",
     "FailedTask",
+    "Hold",
     "Outcomes",
     "Packed",
     "Refused",
@@ -36,7 +38,23 @@ __all__ = [
     "WorkerTimes",
 ]
 
+
+class Carried:
+    """A buffer that the engine has put elsewhere already; stands for it until it is sent."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+
 type_buffer = bytes | bytearray | memoryview
+type_part = type_buffer | Carried
+Hold = Callable[[memoryview], Carried | None]
+"""Puts a buffer where the engine wants it; None if it has no better place than the message."""
 
 
 class Convention(enum.IntEnum):
@@ -60,13 +78,15 @@ class Packed:
     """
 
     data: type_buffer
-    buffers: Sequence[type_buffer] = ()
+    buffers: Sequence[type_part] = ()
 
     @property
     def nbytes(self) -> int:
         """Size of all of it, in bytes."""
         size = len(self.data)
-        return size + sum(memoryview(part).nbytes for part in self.buffers) if self.buffers else size
+        for part in self.buffers:
+            size += part.nbytes if isinstance(part, Carried | memoryview) else len(part)
+        return size
 
 
 @dataclass(frozen=True, slots=True)

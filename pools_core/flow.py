@@ -33,6 +33,7 @@ from pools_core.waiter import Waiter
 if TYPE_CHECKING:
     from pools_core.progress import Progress
     from pools_core.pump import Pump
+    from pools_core.sessions import Claim
 
 __all__ = ["Flow", "InFlight", "MapFlow", "TaskFlow"]
 
@@ -94,6 +95,8 @@ class Flow:
         """The user's, called before the result counts as ready."""
         self.admit: Callable[[], bool] | None = None
         """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
+        self.claim: Claim | None = None
+        """On what workers set up for it."""
         self.session: Session | None = None
         """What workers set up for this call alone."""
         self.winding_up = False
@@ -135,9 +138,15 @@ class Flow:
         self._again.clear()
         return out
 
+    def hold(self, claim: Claim | None) -> None:
+        """Hold on to what workers set up, until the call is over."""
+        self.claim = claim
+        self.session = claim.session if claim is not None and claim.own else None
+
     def release(self) -> None:
         """Let go of all but the result: the call is over, but who holds its result may do so for long."""
         self.pool = None
+        self.claim = None
         self.function = _over
         self._again.clear()
         self.in_flight.clear()
@@ -183,7 +192,7 @@ class Flow:
         Raises:
             SerializationError: one cannot be pickled.
         """
-        return pack_batch(items, "argument", start)
+        return pack_batch(items, "argument", start, self.pump.engine.hold)
 
     def put_back(self, start: int, items: Sequence[Any]) -> None:
         """Have the items of a batch come again, one by one."""
@@ -411,10 +420,11 @@ class MapFlow(Flow):
         if self._exhausted:
             return None
         active = self._pulled - (self._settled if self._iterating is None else self._delivered)
-        most = self._window(workers) - active
-        if most <= 0:
-            return None
+        window = self._window(workers)
+        most = window - active
         remaining = None if self._length is None else max(1, self._length - self._pulled)
+        if most < self._least(window, remaining):
+            return None
         size = 1 if self._one_by_one else min(self._chunker.next_size(remaining, workers), most)
         start = self._pulled
         items = self._pull(size)
@@ -425,6 +435,13 @@ class MapFlow(Flow):
         self.turn = self._turns
         self._turns += 1
         return start, items
+
+    def _least(self, window: int, remaining: int | None) -> int:
+        """Return how much room there must be to pull: a chunk of a size that the user chose goes whole."""
+        if self._one_by_one or not self._chunker.fixed:
+            return 1
+        whole = min(self._chunker.last, window)
+        return whole if remaining is None else min(whole, remaining)
 
     def _tell_total(self) -> None:
         if self._exhausted and self.progress is not None:

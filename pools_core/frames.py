@@ -20,6 +20,7 @@ from pools_core.calls import (
     Chunk,
     Convention,
     FailedTask,
+    Hold,
     Outcomes,
     Packed,
     Refused,
@@ -30,6 +31,7 @@ from pools_core.calls import (
     WorkerEvent,
     WorkerTimes,
     type_buffer,
+    type_part,
 )
 from pools_core.shared import SharedObject, inherited
 
@@ -78,7 +80,9 @@ class Kind(enum.IntEnum):
     """From a worker."""
     RETIRED = 14
     """From a worker, last: it ends now, as it was told to."""
-    LOG = 15
+    FREED = 15
+    """Either way: segments of shared memory that the sender has let go of."""
+    LOG = 16
     """From a worker: a record of its log.  To a worker: what is logged."""
 
 
@@ -91,23 +95,24 @@ _FAILED_FIELDS: Final = ("offset", "type_name", "text", "traceback", "arguments"
 _TIMES_FIELDS: Final = ("worker", "waiting", "init", "working", "tasks", "slowest")
 
 
-def encode_session(session: Session, inherited: bool) -> list[type_buffer]:
+def encode_session(session: Session, inherited: bool, hold: Hold | None = None) -> list[type_part]:
     """Return the parts of a SESSION frame.
 
     Args:
         session: the session, its functions packed.
         inherited: the worker has the shared object already.
+        hold: where the shared object's large buffers go.
 
     Raises:
         SerializationError: the shared object cannot be pickled.
     """
     shared = None if session.shared is None else session.shared.id
     packed = [_packed(session.init), _packed(session.exit)]
-    packed.append(None if session.shared is None or inherited else session.shared.packed())
+    packed.append(None if session.shared is None or inherited else session.shared.packed(hold))
     counts = tuple(None if one is None else len(one.buffers) for one in packed)
     timeouts = session.init_timeout, session.exit_timeout
     fields = (session.id, session.gives_id, session.gives_state, *timeouts, shared, counts)
-    parts: list[type_buffer] = [marshal.dumps(fields, _MARSHAL)]
+    parts: list[type_part] = [marshal.dumps(fields, _MARSHAL)]
     for one in packed:
         if one is not None:
             parts += (one.data, *one.buffers)
@@ -142,7 +147,7 @@ def _packed(function: Any) -> Packed | None:
     return function
 
 
-def encode_call(call: Call) -> list[type_buffer]:
+def encode_call(call: Call) -> list[type_part]:
     """Return the parts of a CALL frame.  The function must be packed."""
     assert isinstance(call.function, Packed)
     session = 0 if call.session is None else call.session.id
@@ -170,7 +175,7 @@ def decode_call(parts: Sequence[type_buffer], sessions: dict[int, Session]) -> C
     return Call(number, function, Convention(convention), task_timeout, seed, found, lifespan, measured)
 
 
-def encode_chunk(chunk: Chunk, ticket: int = 0) -> list[type_buffer]:
+def encode_chunk(chunk: Chunk, ticket: int = 0) -> list[type_part]:
     """Return the parts of a CHUNK frame.
 
     Args:
@@ -193,7 +198,7 @@ def decode_chunk(parts: Sequence[type_buffer], calls: dict[int, Call]) -> tuple[
     return Chunk(number, calls[call], start, size, Packed(parts[1], parts[2:])), ticket
 
 
-def encode_event(event: WorkerEvent) -> tuple[Kind, list[type_buffer]]:
+def encode_event(event: WorkerEvent) -> tuple[Kind, list[type_part]]:
     """Return what a worker says as a frame's kind and parts.  Values must be packed."""
     if isinstance(event, Outcomes):
         return Kind.OUTCOMES, encode_outcomes(event)
@@ -231,7 +236,7 @@ def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
     raise ValueError(f"a worker does not send {kind.name}")
 
 
-def encode_outcomes(outcomes: Outcomes) -> list[type_buffer]:
+def encode_outcomes(outcomes: Outcomes) -> list[type_part]:
     """Return the parts of an OUTCOMES frame.  The values must be packed."""
     values = outcomes.values
     assert isinstance(values, Packed)

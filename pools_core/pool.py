@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Pool"]
 
 R = TypeVar("R")
-T = TypeVar("T")
 P = ParamSpec("P")
 
 _pool_ids: Final = itertools.count(1)
@@ -103,8 +102,8 @@ class Pool:
 
     def map(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> list[R]:
@@ -127,8 +126,8 @@ class Pool:
 
     def map_unordered(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> list[R]:
@@ -147,8 +146,8 @@ class Pool:
 
     def imap(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> ResultIterator[R]:
@@ -165,8 +164,8 @@ class Pool:
 
     def imap_unordered(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> ResultIterator[R]:
@@ -175,8 +174,8 @@ class Pool:
 
     def map_async(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
@@ -329,15 +328,12 @@ class Pool:
         if self._pump.closed is None:
             raise ValueError("the pool is still open: call close() or terminate() before join()")
         deadline = None if timeout is None else monotonic() + timeout
-        failure = None
         if not self._pump.terminated:
             if not self._pump.drain(timeout):
                 return False
-            try:
-                if not self._pump.end_kept_session(None if deadline is None else deadline - monotonic()):
-                    return False
-            except Exception as error:  # an exit function's; the pool ends all the same
-                failure = error
+            if not self._pump.end_kept_session(None if deadline is None else deadline - monotonic()):
+                return False
+        failure = self._pump.sessions.kept_failure()
         self._pump.stop()
         if self._finalizer.detach() is not None and self._hooks is not None:
             self._hooks.pools_pool_closed(pool_id=self._id)
@@ -413,10 +409,11 @@ class Pool:
     ) -> MapFlow:
         iterator = iter(iterable)  # a TypeError for what is no iterable, before anything else
         progress = _progress_maker(settings)
-        session, own = self._pump.sessions.for_call(settings, self._options)
+        claim = self._pump.sessions.for_call(settings, self._options)
+        session = None if claim is None else claim.session
         call = self._pump.book.new(func, convention, settings, session)
         flow = MapFlow(self._pump, call, func, settings, iterable, iterator, sink, one_by_one)
-        flow.session = session if own else None
+        flow.hold(claim)
         if progress is not None:
             flow.progress = progress(flow.length, getattr(func, "__name__", "map"))
         return flow
@@ -480,11 +477,11 @@ class Pool:
         settings: CallSettings,
     ) -> TaskFlow:
         self._check()
-        session, own = self._pump.sessions.for_call(settings, self._options)
-        call, kept = self._pump.book.for_single(func, settings, session, own)
+        claim = self._pump.sessions.for_call(settings, self._options)
+        call, kept = self._pump.book.for_single(func, settings, claim)
         flow = TaskFlow(self._pump, call, func, settings, (tuple(args), dict(kwds) if kwds else {}))
         flow.keeps_call = kept
-        flow.session = session if own else None
+        flow.hold(claim)
         return flow
 
     def _begin_async(

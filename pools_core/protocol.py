@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pools_core.calls import Call, Chunk, Session, WorkerEvent
+from pools_core.calls import Call, Carried, Chunk, Session, WorkerEvent
 from pools_core.errors import PoolsError
 
 __all__ = [
@@ -168,6 +168,20 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def size(self) -> int:
         """How many tasks can run at once; may change while the pool is open."""
+
+    def hold(self, view: memoryview) -> Carried | None:
+        """Put a large buffer of an argument where the engine wants it, such as in shared memory.
+
+        Called from any thread, while the caller's data is pickled.  What is returned stands for the buffer
+        in ``Packed.buffers``; it is let go of when the chunk is done with.
+
+        Args:
+            view: the bytes; they may change as soon as this returns.
+
+        Returns:
+            None if there is no better place than the message: then the pool copies the buffer.
+        """
+        return None
 
     def prepare(self) -> None:  # noqa: B027  most engines have nothing to do here
         """Called in the caller's thread before the pool starts a thread of its own.

@@ -297,10 +297,18 @@ class Pump:
         """Whether all tasks of a call are settled, and workers have taken down what they set up for it."""
         if not flow.is_complete():
             return False
-        if flow.session is not None and not flow.winding_up:
+        self._wind_up(flow)
+        return flow.wound_up
+
+    def _wind_up(self, flow: Flow) -> None:
+        """Have workers take down what they set up for a call; nothing of it is out any more."""
+        if flow.winding_up:
+            return
+        with self.lock:  # or another thread that leads might say that it is over before it has begun here
             flow.winding_up = True
-            flow.wound_up = not self.sessions.end(flow.session, functools.partial(self._wound_up, flow))
-        return flow.session is None or flow.wound_up
+            flow.wound_up = flow.session is None or not self.sessions.end(
+                flow.session, functools.partial(self._wound_up, flow)
+            )
 
     def _wound_up(self, flow: Flow) -> None:
         """All workers have taken a call's session down.  Under the lock."""
@@ -316,8 +324,9 @@ class Pump:
 
     def finish(self, flow: Flow) -> None:
         """End a call that is complete."""
-        if flow.session is not None and flow.error is None:
-            flow.error = self.sessions.failure(flow.session)
+        failure = None if flow.session is None else self.sessions.failure(flow.session)
+        if flow.error is None:
+            flow.error = failure
         if isinstance(flow, MapFlow):
             flow.end()
         self._end(flow, flow.error)
@@ -547,7 +556,7 @@ class Pump:
         if event.times is not None:
             out = flow.in_flight.get(event.chunk)
             start = flow.inbox[-1][0].chunk.start if out is None else out.chunk.start
-            self.insights.measured(event.times, start)
+            self.insights.measured(event.times, start, event.last)
 
     def _log(self) -> None:
         """Hand workers' log records to this process's handlers.  Not under the lock: they are anybody's."""
@@ -645,8 +654,10 @@ class Pump:
                 if isinstance(flow, MapFlow) and flow.iterates:
                     flow.stop_input(PoolClosedError("the pool was closed before all input was taken"))
             self._joining = True
-        if not self.engine.inline and not self.wait_until(self._imaps_quiet, Waiter(), deadline):
-            return False
+        if not self.engine.inline:
+            for quiet in (self._imaps_quiet, self._imaps_wound_up):
+                if not self.wait_until(quiet, Waiter(), deadline):
+                    return False
         if not self._wait_for_ends(lambda: all(map(_iterates, self._flows)), deadline):
             return False
         return self.callbacks.drain(None if deadline is None else max(0.0, deadline - monotonic()))
@@ -654,32 +665,25 @@ class Pump:
     def _imaps_quiet(self) -> bool:
         return not any((flow.in_flight or flow.ready) and _iterates(flow) for flow in self._flows)
 
+    def _imaps_wound_up(self) -> bool:
+        """Whether workers have taken down what they set up for iterators that nobody need read any more."""
+        iterating = [flow for flow in self._flows if _iterates(flow)]
+        for flow in iterating:
+            self._wind_up(flow)
+        return all(flow.wound_up for flow in iterating)
+
     def end_kept_session(self, timeout: float | None) -> bool:
-        """Have workers take down what lives as long as the pool; return False if the time was up first.
-
-        Raises:
-            whatever an exit function raised.
-        """
-        over = threading.Event()
+        """Have workers take down what lives as long as the pool; return False if the time was up first."""
         waiter = Waiter()
-
-        def tell() -> None:
-            over.set()
-            waiter.wake()
-
-        session = self.sessions.end_kept(tell)
-        if session is None:
-            return True
         deadline = None if timeout is None else monotonic() + timeout
-        while not over.is_set():
+        self.sessions.end_kept(waiter.wake)
+        while not self.sessions.kept_is_over():
             if self.engine.inline:
+                events = self.engine.wait(0)
                 with self.lock:
-                    self._deliver(self.engine.wait(0))
-            elif not self.wait_until(over.is_set, waiter, deadline):
+                    self._deliver(events)
+            elif not self.wait_until(self.sessions.kept_is_over, waiter, deadline):
                 return False
-        error = self.sessions.failure(session)
-        if error is not None:
-            raise error
         return True
 
     def terminate(self, why: str) -> None:

@@ -52,6 +52,7 @@ class Runner:
         self.board: Board = [0] * BOARD_SLOTS if board is None else board
         self.send = send
         self.flusher = flusher
+        self._number = number
         self.watch = Watch(number, self.board, max_memory)
         self.spent = False
         """Whether the worker has done its share, and is to be replaced: call ``retire`` then."""
@@ -104,7 +105,8 @@ class Runner:
             board[STARTED] = monotonic_ns()  # before it shows as running, so that no old time counts
         board[OFFSET] = 0
         board[CHUNK] = chunk.id
-        before = current.task
+        before = current.task, current.worker
+        current.worker = self._number
         values: list[Any] = []
         current.task = TaskIndex(chunk.call.seed, chunk.start, values)
         try:
@@ -126,7 +128,7 @@ class Runner:
             work = Pass(chunk, function, items, sealed, values)
             self.spent = ChunkRun(work, self.send, self.worker, board, self.flusher, watch, stop).run()
         finally:
-            current.task = before
+            current.task, current.worker = before
         # Not where an exception passes by: then this worker ends, and the board says in which task.
         board[CHUNK] = 0
 

@@ -26,6 +26,8 @@ class _Current(threading.local):
 
     def __init__(self) -> None:
         self.task: TaskIndex | None = None
+        self.worker: int | None = None
+        """Number of the worker whose task it is."""
         self.rng: tuple[TaskIndex, int, random.Random] | None = None
 
 

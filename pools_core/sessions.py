@@ -6,10 +6,12 @@ until what it sets up changes; so there is where nothing has to be set up or tak
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pools_core.calls import Packed, Session, SessionEnded
 from pools_core.failures import lost_exit, rebuild_exit
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from pools_core.pool_options import PoolSettings
     from pools_core.pump import Pump
 
-__all__ = ["Sessions"]
+__all__ = ["Claim", "Sessions"]
 
 
 @dataclass(slots=True)
@@ -44,6 +46,19 @@ class _Record:
     tell: Callable[[], None] | None = None
 
 
+class Claim:
+    """Keeps a session from being taken down, for as long as it is held.
+
+    Args:
+        session: the session.
+        own: whether it is of one call alone.
+    """
+
+    def __init__(self, session: Session, own: bool) -> None:
+        self.session = session
+        self.own = own
+
+
 class Sessions:
     """The sessions of one pool.
 
@@ -57,11 +72,13 @@ class Sessions:
         self._records: dict[int, _Record] = {}
         self._kept: tuple[tuple[Any, ...], tuple[Any, ...], Session] | None = None
         self._former: list[Session] = []
+        self._claims: WeakSet[Claim] = WeakSet()
+        self._leaving: list[_Record] = []
         self._latest: _Record | None = None
         self._shared: SharedObject | None = None
 
-    def for_call(self, settings: CallSettings, pool: PoolSettings) -> tuple[Session | None, bool]:
-        """Return the session of a call with these options, and whether it is the call's own.
+    def for_call(self, settings: CallSettings, pool: PoolSettings) -> Claim | None:
+        """Return the claim of a call with these options on a session; None if it needs none.
 
         Raises:
             SerializationError: one of its functions cannot be pickled.
@@ -69,10 +86,10 @@ class Sessions:
         shared = pool.shared_objects
         functions = settings.worker_init is not None or settings.worker_exit is not None
         if not (functions or pool.pass_worker_id or pool.use_worker_state or shared is not None):
-            return None, False
+            return None
         own = (functions or pool.use_worker_state) and not pool.keep_alive
         if own:
-            return self._new(settings, pool, kept=False), True
+            return Claim(self._new(settings, pool, kept=False), own=True)
         gives = (pool.pass_worker_id, pool.use_worker_state, id(shared))
         asks = (
             settings.worker_init,
@@ -80,19 +97,34 @@ class Sessions:
             settings.worker_init_timeout,
             settings.worker_exit_timeout,
         )
-        with self._pump.lock:
-            if self._kept is not None:
-                old_gives, old_asks, kept = self._kept
-                # A call that asks for nothing takes what is there.
-                if gives == old_gives and (not functions or asks == old_asks):
-                    return kept, False
+        there = self._fitting(gives, asks if functions else None)
+        if there is not None:
+            return there
         session = self._new(settings, pool, kept=True)
         with self._pump.lock:
+            there = self._fitting(gives, asks if functions else None)
+            if there is not None:  # another thread was quicker
+                self._drop(self._records[session.id])
+                return there
             old, self._kept = self._kept, (gives, asks, session)
             if old is not None:
                 self._former.append(old[2])
                 self.sweep()
-        return session, False
+            return self._claim(session)
+
+    def _claim(self, session: Session) -> Claim:
+        claim = Claim(session, own=False)
+        self._claims.add(claim)
+        return claim
+
+    def _fitting(self, gives: tuple[Any, ...], asks: tuple[Any, ...] | None) -> Claim | None:
+        """Claim what is kept, if it suits a call; one that asks for nothing takes what is there."""
+        with self._pump.lock:
+            if self._kept is None:
+                return None
+            old_gives, old_asks, kept = self._kept
+            fits = gives == old_gives and (asks is None or asks == old_asks)
+            return self._claim(kept) if fits else None
 
     def end(self, session: Session, tell: Callable[[], None]) -> bool:
         """Have workers take a session down; ``tell`` is called, under the lock, when they have.
@@ -103,6 +135,8 @@ class Sessions:
         with self._pump.lock:
             record = self._records[session.id]
             self._pump.repair()
+            if record.kept:
+                self._pump.book.forget(session)
             if session.exit is None or record.over:
                 self._drop(record)
                 return False
@@ -123,11 +157,27 @@ class Sessions:
                 self._former.append(self._kept[2])
                 self._kept = None
 
-    def end_kept(self, tell: Callable[[], None]) -> Session | None:
-        """As ``end``, for the pool's session; return it if there is one that has to be waited for."""
+    def end_kept(self, tell: Callable[[], None]) -> None:
+        """As ``end``, for the pool's session, and former ones; asked again, somebody else is told."""
         with self._pump.lock:
-            kept, self._kept = self._kept, None
-            return kept[2] if kept is not None and self.end(kept[2], tell) else None
+            if self._kept is not None:
+                self._former.append(self._kept[2])
+                self._kept = None
+            former, self._former = self._former, []
+            for session in former:
+                self._end_former(session)
+            for record in self._leaving:
+                record.tell = tell
+
+    def kept_is_over(self) -> bool:
+        """Whether workers have taken down all that outlived its call, or never will."""
+        return self._pump.terminated or all(record.over for record in self._leaving)
+
+    def kept_failure(self) -> BaseException | None:
+        """Return the first error in an exit function of what outlived its call, once."""
+        leaving, self._leaving = self._leaving, []
+        found = [self.failure(record.session) for record in leaving]
+        return next((error for error in found if error is not None), None)
 
     def failure(self, session: Session) -> BaseException | None:
         """Return the first error in an exit function of a session that is over."""
@@ -220,12 +270,15 @@ class Sessions:
         with self._pump.lock:
             record = self._records[new.id] = _Record(new, flow.session is None, False, [])
             self._latest = record
+            flow.claim = Claim(new, own=True) if flow.session is not None else self._claim(new)
             if flow.session is not None:
                 flow.session = new
                 self.drop(old)
             elif self._kept is not None and self._kept[2] is old:
                 self._kept = (*self._kept[:2], new)
                 self._former.append(old)
+            else:
+                self._former.append(new)
         return new
 
     def _function(self, func: Callable[..., Any] | None) -> Callable[..., Any] | Packed | None:
@@ -237,13 +290,24 @@ class Sessions:
         """Take down former sessions of the pool that no call uses any more.  Under the lock."""
         if not self._former:
             return
-        used = {flow.call.session.id for flow in self._pump.flows if flow.call.session is not None}
+        used = {claim.session.id for claim in self._claims}
         former, self._former = self._former, []
         for session in former:
             if session.id in used:
                 self._former.append(session)
             else:
-                self.end(session, lambda: None)
+                self._end_former(session)
+
+    def _end_former(self, session: Session) -> None:
+        """Take down a session that outlived its call; its errors are for whoever ends the pool."""
+        record = self._records[session.id]
+        if self.end(session, functools.partial(self._has_left, record)):
+            self._leaving.append(record)
+
+    def _has_left(self, record: _Record) -> None:
+        if all(isinstance(end, SessionEnded) and end.failure is None for end in record.ends):
+            self._leaving.remove(record)
+            self._records.pop(record.session.id, None)
 
     def _drop(self, record: _Record) -> None:
         record.over = True

@@ -123,6 +123,7 @@ class Setups:
             except BaseException as error:  # as a task's: what it raises never ends the worker
                 raise SetupError(self._describe(error, "worker_init")) from None
             finally:
+                self._board[STARTED] = monotonic_ns()  # first, so that init's time is not the task's
                 self._board[OFFSET] = 0
                 self._seconds += monotonic() - started
             found = self._open[session.id] = _Setup(session, extras, leave)

@@ -10,7 +10,7 @@ import itertools
 import weakref
 from typing import Any, Final
 
-from pools_core.calls import Packed
+from pools_core.calls import Hold, Packed
 from pools_core.payload import pack, unpack
 
 __all__ = ["SharedObject", "inheritable", "inherited"]
@@ -40,14 +40,17 @@ class SharedObject:
         made._packed = packed
         return made
 
-    def packed(self) -> Packed:
+    def packed(self, hold: Hold | None = None) -> Packed:
         """Return it packed; the same bytes each time.
+
+        Args:
+            hold: where large buffers go.
 
         Raises:
             SerializationError: it cannot be pickled.
         """
         if self._packed is None:
-            self._packed = pack(self._value, "the shared object")
+            self._packed = pack(self._value, "the shared object", keep=hold is not None, hold=hold)
         return self._packed
 
     def value(self) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -28,24 +29,28 @@ Work = Chunk | EndOf
 
 
 class Endings:
-    """Counts the workers that have still to say what came of a session's end."""
+    """Knows which workers have still to say what came of a session's end."""
 
     def __init__(self) -> None:
-        self._out: dict[int, int] = {}
+        self._out: dict[int, set[int]] = {}
 
-    def begin(self, session: int, workers: int) -> bool:
-        """So many workers are to say it; return whether it is over at once."""
-        if workers:
-            self._out[session] = workers
-        return not workers
+    def begin(self, session: int, workers: Iterable[int]) -> bool:
+        """These workers are to say it; return whether it is over at once."""
+        out = set(workers)
+        if out:
+            self._out[session] = out
+        return not out
 
-    def said(self, session: int) -> bool:
-        """One has said it; return whether that was the last one."""
-        left = self._out.get(session)
-        if left is None:
-            return False  # it was replaced, and ended its sessions before anybody asked
-        if left > 1:
-            self._out[session] = left - 1
+    def said(self, session: int, worker: int) -> bool:
+        """One has said it; return whether that was the last one.
+
+        A worker that is replaced says it unasked: before anybody asks, or as well as when it is asked.
+        """
+        out = self._out.get(session, set())
+        if worker not in out:
+            return False
+        out.remove(worker)
+        if out:
             return False
         del self._out[session]
         return True

@@ -20,6 +20,7 @@ import marshal
 import os
 import selectors
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -27,7 +28,18 @@ from time import monotonic_ns
 from typing import Any, Final
 
 import pools_multicore
-from pools_core.calls import Call, Chunk, Outcomes, Refused, Returned, Session, SessionEnded, SetupFailed
+from pools_core import blas
+from pools_core.calls import (
+    Call,
+    Carried,
+    Chunk,
+    Outcomes,
+    Refused,
+    Returned,
+    Session,
+    SessionEnded,
+    SetupFailed,
+)
 from pools_core.errors import PoolsError, TransportError, WorkerDiedError
 from pools_core.frames import Kind, decode_event, encode_call, encode_chunk, encode_session
 from pools_core.payload import seal
@@ -37,6 +49,7 @@ from pools_core.protocol import (
     Engine,
     Event,
     Interrupted,
+    Logged,
     SessionLost,
     SessionOver,
     TimedOut,
@@ -45,6 +58,7 @@ from pools_core.protocol import (
 )
 from pools_core.setup import CHUNK, STARTED, Running
 from pools_core.workqueue import Endings
+from pools_multicore.arena import LARGE_ENOUGH, Arena
 from pools_multicore.handle import Seat, WorkerHandle
 from pools_multicore.inherit import close_in_forked_children, no_interrupt, starting
 from pools_multicore.process import Starter, check_not_importing_main, may_have_children
@@ -52,10 +66,32 @@ from pools_multicore.schedule import Place, Schedule
 from pools_multicore.settings import MulticoreSettings
 from pools_multicore.worker import REVOKED, TICKET
 
-__all__ = ["MulticoreEngine"]
+__all__ = ["LogLevelsSent", "MulticoreEngine"]
 
 STARTS: Final = 3
 """Workers that may die one after another before they are ready; then there is no point in starting more."""
+
+
+class LogLevelsSent:
+    """What workers have been told to log."""
+
+    def __init__(self) -> None:
+        self.levels: Any = None
+        self._token: Any = None
+        self.changed()
+
+    def changed(self) -> bool:
+        """Look whether this process wants other records than before."""
+        if "logging" not in sys.modules:
+            return False
+        from pools_core import logs
+
+        if not logs.changed(self._token):
+            return False
+        before = self.levels
+        self._token = logs.fingerprint()
+        self.levels = logs.snapshot()
+        return bool(before != self.levels)
 
 
 class MulticoreEngine(Engine):
@@ -89,6 +125,8 @@ class MulticoreEngine(Engine):
         self._failed_starts = 0
         self._deaths: dict[int, int] = {}
         self._endings = Endings()
+        self._log = LogLevelsSent()
+        self._arena = Arena()
         self._timed = 0
         self._waiting = False
         self._touching = False
@@ -121,7 +159,18 @@ class MulticoreEngine(Engine):
         return self._schedule.room()
 
     def open(self, call: Call) -> None:
-        """Nothing yet: a call is sent to a worker along with its first chunk there."""
+        """Tell workers what is logged; the call itself goes to a worker along with its first chunk there."""
+        if not self._log.changed():
+            return
+        with self._lock:
+            parts = [marshal.dumps(self._log.levels, 2)]
+            for worker in self._workers.values():
+                worker.outbox.put(Kind.LOG, parts)
+                self._flush_soon(worker)
+
+    def hold(self, view: memoryview) -> Carried | None:
+        """Put a large buffer into shared memory."""
+        return self._arena.hold(view) if view.nbytes >= LARGE_ENOUGH else None
 
     def check(self, session: Session) -> None:
         """Pickle a shared object now, while that can be told the caller, if not every worker inherits it."""
@@ -131,20 +180,21 @@ class MulticoreEngine(Engine):
         with self._lock:
             lacking = any(shared.id not in worker.inherits for worker in self._workers.values())
             if lacking or not self._starter.inherits(shared.id):
-                shared.packed()
+                shared.packed(self.hold)
 
     def end(self, session: Session, leave: bool) -> None:
         """Have the workers that know a session take it down."""
         with self._lock:
             workers = [worker for worker in self._workers.values() if session.id in worker.sessions]
             for worker in workers:
-                worker.sessions.discard(session.id)
+                del worker.sessions[session.id]
                 worker.outbox.put(Kind.END, [marshal.dumps((session.id, leave), 2)])
                 if leave:
                     worker.ending[session.id] = session
-                    self._timed += session.exit_timeout is not None
+                else:
+                    self._timed -= session.exit_timeout is not None
                 self._flush_soon(worker)
-            if leave and self._endings.begin(session.id, len(workers)):
+            if leave and self._endings.begin(session.id, [worker.number for worker in workers]):
                 self._events.append(SessionOver(session.id))
                 self.wake()
 
@@ -214,8 +264,9 @@ class MulticoreEngine(Engine):
 
     def wake(self) -> None:
         """Make ``wait`` return."""
-        with contextlib.suppress(BlockingIOError, OSError):  # full of wake-ups, or closed: both will do
-            os.write(self._wake_in, b"w")
+        with contextlib.suppress(BlockingIOError, OSError):  # full of wake-ups, or just closed: both will do
+            if self._open_fds:
+                os.write(self._wake_in, b"w")
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Take a chunk back from its line, or have its worker stop with it."""
@@ -273,16 +324,22 @@ class MulticoreEngine(Engine):
             os.write(worker.tickets_in, TICKET.pack(seat.ticket))
         session = chunk.call.session
         if session is not None and session.id not in worker.sessions:
-            worker.sessions.add(session.id)
+            worker.sessions[session.id] = session
+            self._timed += session.exit_timeout is not None
             inherited = session.shared is not None and session.shared.id in worker.inherits
-            worker.outbox.put(Kind.SESSION, encode_session(session, inherited))
+            worker.outbox.put(Kind.SESSION, encode_session(session, inherited, self.hold))
         if chunk.call.id not in worker.knows:
             worker.knows.add(chunk.call.id)
             worker.outbox.put(Kind.CALL, encode_call(chunk.call))
+        if worker.memory_reader.freed:
+            worker.outbox.put(Kind.FREED, [marshal.dumps(worker.memory_reader.take_freed(), 2)])
         worker.outbox.put(Kind.CHUNK, encode_chunk(chunk, seat.ticket))
         worker.seats.append(seat)
         self._schedule.gave(worker.number, chunk.id, bound=chunk.worker is not None)
-        self._timed += chunk.call.limited
+        if chunk.call.limited:
+            self._timed += 1
+            if self._waiting:
+                self.wake()  # whoever sleeps there knows of no limit yet
         if place.behind:
             self._flush_soon(worker)
         else:
@@ -376,8 +433,12 @@ class MulticoreEngine(Engine):
     def _start_one(self, slot: int) -> None:
         number = next(self._numbers)
         with no_interrupt(), starting():  # a process that was started must be known
+            if self._settings.blas_threads is not None:
+                blas.prepare_parent()
             self._starter.ready()
-            worker = WorkerHandle(slot, f"pools worker {number}", self._settings)
+            worker = WorkerHandle(
+                slot, f"pools worker {number}", self._settings, self._arena, self._log.levels
+            )
             try:
                 worker.start(self._starter)
             except OSError:
@@ -447,6 +508,12 @@ class MulticoreEngine(Engine):
         if kind is Kind.RETIRED:
             worker.retired = True
             return
+        if kind is Kind.FREED:
+            self._arena.freed(marshal.loads(parts[0]), worker.number)
+            return
+        if kind is Kind.LOG:
+            self._events.append(Logged(bytes(parts[0])))
+            return
         event = decode_event(kind, parts)
         if isinstance(event, SessionEnded):
             self._ended(worker, event)
@@ -467,11 +534,11 @@ class MulticoreEngine(Engine):
     def _ended(self, worker: WorkerHandle, event: SessionEnded | SessionLost) -> None:
         """Pass on what came of a session's end in a worker."""
         self._events.append(event)
-        session = worker.ending.pop(event.session, None)
-        worker.sessions.discard(event.session)  # one that is about to retire says it unasked
+        # One that is about to retire says it unasked.
+        session = worker.ending.pop(event.session, None) or worker.sessions.pop(event.session, None)
         if session is not None:
             self._timed -= session.exit_timeout is not None
-            if self._endings.said(session.id):
+            if self._endings.said(session.id, worker.number):
                 self._events.append(SessionOver(session.id))
 
     def _seat_of(self, worker: WorkerHandle, chunk: int) -> Seat:
@@ -497,8 +564,11 @@ class MulticoreEngine(Engine):
             if not seat.dropped:
                 self._lose(worker, seat, running, died)
         worker.seats.clear()
-        for session in list(worker.ending):
+        leaving = -running.chunk if running is not None else 0
+        for session in [*worker.ending, *(one for one in worker.sessions if one == leaving)]:
             self._lose_session(worker, session, running, died)
+        for known in worker.sessions.values():
+            self._timed -= known.exit_timeout is not None
         if not expected:
             self._events.append(died)
         if self._failed_starts >= STARTS:
@@ -550,6 +620,7 @@ class MulticoreEngine(Engine):
     def _discard(self, worker: WorkerHandle) -> None:
         """Let go of a worker."""
         self._unregister(worker)
+        self._arena.gone(worker.number)
         worker.close()
         del self._workers[worker.number]
         self._schedule.forget_worker(worker.number)
@@ -581,6 +652,7 @@ class MulticoreEngine(Engine):
             return
         self._open_fds = False
         self._starter.close()
+        self._arena.close()
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)
@@ -592,6 +664,7 @@ class MulticoreEngine(Engine):
         self._open_fds = False
         for worker in self._workers.values():
             worker.close()
+        self._arena.close(in_child=True)
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)

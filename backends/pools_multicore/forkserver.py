@@ -25,7 +25,7 @@ from typing import ClassVar, Final, NoReturn
 
 from pools_core.shared import inheritable
 from pools_multicore.inherit import close_in_forked_children, fresh_python, no_interrupt, preparation
-from pools_multicore.worker import WorkerFds, import_main, run_worker
+from pools_multicore.worker import N_FDS, WorkerFds, import_main, run_worker
 
 __all__ = ["ForkServer", "serve_fresh"]
 
@@ -172,7 +172,7 @@ def _serve(control: socket.socket) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         while True:
-            message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 4)
+            message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, N_FDS)
             if not message:
                 break
             what, pid = _MESSAGE.unpack(message)

@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from pools_core.calls import Chunk, Session
 from pools_core.frames import Kind
 from pools_core.setup import INIT, MEMORY, Running, running
+from pools_multicore.arena import Arena, Reader
 from pools_multicore.channel import FrameReader, Outbox
 from pools_multicore.inherit import lifeline
 from pools_multicore.process import Process, Starter
@@ -46,15 +48,21 @@ class Seat:
 class WorkerHandle:
     """What the engine knows of one worker."""
 
-    def __init__(self, number: int, name: str, settings: MulticoreSettings) -> None:
+    def __init__(
+        self, number: int, name: str, settings: MulticoreSettings, arena: Arena, levels: Any
+    ) -> None:
         self.number = number
+        self._levels = levels
         self.label = name
         self._settings = settings
         self._since = monotonic()
         self.sock, self._far = socket.socketpair()
         self.sock.setblocking(False)
-        self.reader = FrameReader()
-        self.outbox = Outbox(self.sock)
+        self._side, self._far_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._side.setblocking(False)
+        self.memory_reader = Reader(self._side)
+        self.reader = FrameReader(self.memory_reader.view)
+        self.outbox = Outbox(self.sock, lambda part: arena.put(part, number, self._side))
         self.watching_for_room = False
         self.tickets_out, self.tickets_in = os.pipe()
         os.set_blocking(self.tickets_out, False)
@@ -72,7 +80,7 @@ class WorkerHandle:
         """Whether it has said that it ends."""
         self.knows: set[int] = set()
         """Calls that it has been told of."""
-        self.sessions: set[int] = set()
+        self.sessions: dict[int, Session] = {}
         """Sessions that it has been told of."""
         self.ending: dict[int, Session] = {}
         """Sessions that it has been told to take down, and has not said so."""
@@ -83,7 +91,11 @@ class WorkerHandle:
         """Start the process."""
         # Descriptors of its own: in a fork all that belongs to the parent is closed.
         fds = WorkerFds(
-            os.dup(self._far.fileno()), os.dup(self.tickets_out), os.dup(self._board_fd), os.dup(lifeline())
+            os.dup(self._far.fileno()),
+            os.dup(self.tickets_out),
+            os.dup(self._board_fd),
+            os.dup(lifeline()),
+            os.dup(self._far_side.fileno()),
         )
         settings = self._settings
         config = {
@@ -92,6 +104,8 @@ class WorkerHandle:
             "daemon": settings.daemon,
             "cpus": None if settings.cpu_ids is None else settings.cpu_ids[self.number],
             "max_memory": settings.max_worker_memory,
+            "threads": settings.threads_per_worker(),
+            "levels": self._levels,
             **starter.config(),
         }
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
@@ -103,6 +117,7 @@ class WorkerHandle:
                 os.close(fd)
             os.close(self._board_fd)
             self._far.close()
+            self._far_side.close()
 
     @property
     def pid(self) -> int:
@@ -132,7 +147,8 @@ class WorkerHandle:
 
     def limits(self) -> list[float]:
         """Return the time limits of what it has to do, in seconds; empty if there are none."""
-        found = [session.exit_timeout for session in self.ending.values()]
+        # Of those that it knows as well: it may end them of its own accord, because it is spent.
+        found = [session.exit_timeout for session in (*self.ending.values(), *self.sessions.values())]
         for seat in self.seats:
             session = seat.chunk.call.session
             found += (seat.chunk.call.task_timeout, None if session is None else session.init_timeout)
@@ -142,8 +158,8 @@ class WorkerHandle:
         """Return the time limit of what it is running, in seconds; None if it has none."""
         chunk = running.chunk
         if chunk < 0:
-            ending = self.ending.get(-chunk)
-            return None if ending is None else ending.exit_timeout
+            leaving = self.ending.get(-chunk) or self.sessions.get(-chunk)
+            return None if leaving is None else leaving.exit_timeout
         seat = next((seat for seat in self.seats if seat.chunk.id == chunk), None)
         if seat is None:
             return None
@@ -168,6 +184,8 @@ class WorkerHandle:
         self.board.release()
         self._memory.close()
         self.sock.close()
+        self._side.close()
+        self.memory_reader.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
         os.close(self.tickets_in)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pools_core.config import settings
 from pools_core.pool import Pool
@@ -27,6 +27,9 @@ class MulticorePool(Pool):
             holds for all, or a list per worker.
         max_worker_memory: bytes of resident memory, or text such as ``"2GB"``; a worker that has more
             after a task is replaced.
+        blas_threads: threads that numerical libraries may use in each worker; by default the CPUs that
+            this process may use are shared out, unless the environment says otherwise; None: as many as
+            they choose themselves.
         options: those of every pool, see ``pools_core.PoolSettings``; and ``processes``, another name of
             ``n_jobs``.
 
@@ -43,6 +46,7 @@ class MulticorePool(Pool):
         daemon: bool | None = None,
         cpu_ids: Sequence[int | Sequence[int]] | None = None,
         max_worker_memory: int | str | None = None,
+        blas_threads: int | Literal["auto"] | None = "auto",
         **options: Any,
     ) -> None:
         given = {
@@ -51,6 +55,7 @@ class MulticorePool(Pool):
             "daemon": daemon,
             "cpu_ids": cpu_ids,
             "max_worker_memory": max_worker_memory,
+            "blas_threads": blas_threads,
             **options,
         }
         chosen = settings(MulticoreSettings, "multicore", {}, given)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from pools_core.blas import default_threads
 from pools_core.config import whole_number
 from pools_core.cpus import available_cpus, cpu_count
 from pools_core.pool_options import PoolSettings
@@ -44,6 +45,12 @@ def parse_cpu_ids(text: str) -> list[Any] | None:
     return groups if "|" in text else groups[0]
 
 
+def parse_threads(text: str) -> int | str | None:
+    """Parse ``blas_threads`` as a config file has it: ``auto``, ``none`` or a number."""
+    text = text.strip().lower()
+    return None if text == "none" else text if text == "auto" else int(text)
+
+
 UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -74,6 +81,9 @@ class MulticoreSettings(PoolSettings):
             as a list with one list for all, or as a list per worker; held as one tuple per worker.
         max_worker_memory: bytes of resident memory, or text such as ``"2GB"``; a worker that has more
             after a task is replaced.
+        blas_threads: threads that numerical libraries may use in each worker; ``"auto"``: the CPUs that
+            this process may use, shared out among the workers, unless the environment says otherwise;
+            None: whatever they choose themselves.
     """
 
     n_jobs: int = field(default_factory=cpu_count)
@@ -81,10 +91,24 @@ class MulticoreSettings(PoolSettings):
     daemon: bool = True
     cpu_ids: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"parse": parse_cpu_ids})
     max_worker_memory: int | None = field(default=None, metadata={"parse": parse_memory})
+    blas_threads: int | str | None = field(default="auto", metadata={"parse": parse_threads, "none": True})
+
+    def threads_per_worker(self) -> tuple[int, bool] | None:
+        """Return how many threads libraries may use in a worker, and whether the user said so."""
+        if self.blas_threads is None:
+            return None
+        if isinstance(self.blas_threads, int):
+            return self.blas_threads, True
+        return default_threads(self.n_jobs, cpu_count()), False
 
     def __post_init__(self) -> None:
         """Check the values, and hold them in one form."""
         self.check_common()
+        if isinstance(self.blas_threads, str):
+            if self.blas_threads != "auto":
+                raise ValueError(f'blas_threads is a number, "auto" or None, not {self.blas_threads!r}')
+        elif self.blas_threads is not None:
+            object.__setattr__(self, "blas_threads", whole_number("blas_threads", self.blas_threads, 1))
         if self.max_worker_memory is not None:
             least = parse_memory(self.max_worker_memory)
             object.__setattr__(self, "max_worker_memory", whole_number("max_worker_memory", least, 1))

@@ -21,7 +21,7 @@ class _Own(threading.local):
     """What each thread has submitted, and what came of it."""
 
     def __init__(self, runners: list[Runner]) -> None:
-        self.chunks: deque[Chunk | EndOf] = deque()
+        self.chunks: deque[Chunk] = deque()
         self.events: list[Event] = []
         self.runner = Runner(self._send, f"process {os.getpid()} on {socket.gethostname()}")
         runners.append(self.runner)
@@ -39,6 +39,8 @@ class SinglecoreEngine(Engine):
 
     def __init__(self) -> None:
         self._runners: list[Runner] = []
+        self._ends: deque[EndOf] = deque()
+        self._ending = threading.RLock()
         self._own = _Own(self._runners)
 
     @property
@@ -57,9 +59,9 @@ class SinglecoreEngine(Engine):
         """Nothing to forget."""
 
     def end(self, session: Session, leave: bool) -> None:
-        """Have each thread's runner that has set the session up take it down, in this thread's ``wait``."""
+        """Have each thread's runner that has set the session up take it down, in the next ``wait`` of any."""
         if leave:
-            self._own.chunks.append(EndOf(session, leave))
+            self._ends.append(EndOf(session, leave))
         else:
             for runner in list(self._runners):
                 runner.end(session.id, leave)
@@ -71,18 +73,22 @@ class SinglecoreEngine(Engine):
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Run what this thread has submitted, and return its outcomes."""
         own = self._own
+        self._take_down(own.events)
         while own.chunks:
-            work = own.chunks.popleft()
-            if isinstance(work, EndOf):
-                for runner in list(self._runners):
-                    runner.end(work.session.id, send=own.events.append)
-                own.events.append(SessionOver(work.session.id))
-                continue
-            own.runner.run(work)
+            own.runner.run(own.chunks.popleft())
             if own.runner.spent:
                 own.runner.retire()
         events, own.events = own.events, []
         return events
+
+    def _take_down(self, events: list[Event]) -> None:
+        """Run exit functions that are due, also of a thread that does not wait any more."""
+        with self._ending:  # so that who waits for an end that another thread has taken up waits here
+            while self._ends:
+                session = self._ends.popleft().session
+                for runner in list(self._runners):
+                    runner.end(session.id, send=events.append)
+                events.append(SessionOver(session.id))
 
     def intact(self) -> bool:
         """An interrupt ends the task that runs here, and its call; there is nothing else to lose."""

@@ -67,7 +67,7 @@ class ThreadsEngine(Engine):
         """Have each thread that has had a chunk of the session take it down."""
         with self._lock:
             workers = self._sessions.pop(session.id, set())
-            over = leave and self._endings.begin(session.id, len(workers))
+            over = leave and self._endings.begin(session.id, workers)
         for worker in workers:
             self._work.put_for(worker, EndOf(session, leave))
         if over:
@@ -141,11 +141,12 @@ class ThreadsEngine(Engine):
         flusher.stop()
 
     def _run(self, runner: Runner, number: int, chunk: Chunk) -> None:
-        if chunk.id not in self._dropped:
-            session = chunk.call.session
-            if session is not None:
-                with self._lock:
-                    self._sessions.setdefault(session.id, set()).add(number)
+        session = chunk.call.session
+        with self._lock:
+            wanted = chunk.id not in self._dropped
+            if wanted and session is not None:  # so whoever drops the chunk first, and ends the session, wins
+                self._sessions.setdefault(session.id, set()).add(number)
+        if wanted:
             runner.run(chunk, functools.partial(self._dropped.__contains__, chunk.id))
             if runner.spent:
                 runner.retire()
@@ -156,7 +157,8 @@ class ThreadsEngine(Engine):
         over = None
         with self._lock:
             if isinstance(event, SessionEnded):
-                over = SessionOver(event.session) if self._endings.said(event.session) else None
+                last = self._endings.said(event.session, event.worker)
+                over = SessionOver(event.session) if last else None
             elif not isinstance(event, Outcomes) or event.last:
                 self._out.discard(event.chunk)
         self._events.put(event)
