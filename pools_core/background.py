@@ -145,7 +145,7 @@ class Background:
                 self._pump.feed(flow)
             if isinstance(flow, MapFlow) and flow.input_error is not None:
                 self._pump.abort(flow, flow.input_error, kill=False)
-            elif not flow.is_over() and flow.is_complete():
+            elif not flow.is_over() and self._pump.is_done(flow):
                 self._pump.finish(flow)
         except BaseException as error:  # the user's iterator or exceptions; get() raises it
             self._pump.abort(flow, error, kill=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-from pools_core.calls import Call, Convention, Packed
+from pools_core.calls import Call, Convention, Packed, Session
 from pools_core.flow import Flow
 from pools_core.options import CallSettings
 from pools_core.payload import is_by_value, pack_function, travels_by_name
@@ -17,6 +18,7 @@ from pools_core.protocol import Engine
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
+    from pools_core.sessions import Claim
 
 __all__ = ["CallBook"]
 
@@ -37,7 +39,13 @@ class CallBook:
         self._open: dict[int, Call] = {}
         self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
 
-    def new(self, func: Callable[..., Any], convention: Convention, settings: CallSettings) -> Call:
+    def new(
+        self,
+        func: Callable[..., Any],
+        convention: Convention,
+        settings: CallSettings,
+        session: Session | None = None,
+    ) -> Call:
         """Pack a function and open a call of it.
 
         Raises:
@@ -47,25 +55,42 @@ class CallBook:
         if not callable(func):
             raise TypeError(f"the function is not callable: {func!r}")
         function = func if self._pump.engine.same_process else pack_function(func)
-        call = Call(next(self._ids), function, convention, settings.task_timeout, settings.seed)
+        call = Call(
+            next(self._ids),
+            function,
+            convention,
+            settings.task_timeout,
+            settings.seed,
+            session,
+            settings.worker_lifespan,
+            self._pump.insights is not None,
+        )
         self._enter(call)
         return call
 
-    def for_single(self, func: Callable[..., Any], settings: CallSettings) -> tuple[Call, bool]:
+    def for_single(
+        self, func: Callable[..., Any], settings: CallSettings, claim: Claim | None
+    ) -> tuple[Call, bool]:
         """Return a call of a function for single tasks, and whether it is kept for the next time.
 
         Only plain functions that travel by name are kept: anything else may have changed in the
         meantime, its state or its closure.
+
+        Args:
+            func: the function.
+            settings: the call's options.
+            claim: on what workers set up for it.
         """
-        if type(func) is not FunctionType or self._pump.engine.same_process:
-            return self.new(func, Convention.APPLY, settings), False
-        key = (func, settings.task_timeout, settings.seed)
+        session = None if claim is None else claim.session
+        if (claim and claim.own) or type(func) is not FunctionType or self._pump.engine.same_process:
+            return self.new(func, Convention.APPLY, settings, session), False
+        key = (func, settings.task_timeout, settings.seed, settings.worker_lifespan, session and session.id)
         with self._pump.lock:
             call = self._kept.get(key)
             if call is not None:
                 self._kept.move_to_end(key)
                 return call, True
-        call = self.new(func, Convention.APPLY, settings)
+        call = self.new(func, Convention.APPLY, settings, session)
         if isinstance(call.function, Packed) and not travels_by_name(call.function):
             return call, False
         with self._pump.lock:
@@ -82,7 +107,8 @@ class CallBook:
         if isinstance(call.function, Packed) and is_by_value(call.function):
             return
         packed = pack_function(flow.function, by_value=True)
-        new = replace(call, id=next(self._ids), function=packed)
+        session = self._pump.sessions.by_value(flow) if call.session is not None else None
+        new = replace(call, id=next(self._ids), function=packed, session=session)
         self._enter(new)
         with self._pump.lock:
             if flow.keeps_call:
@@ -99,12 +125,21 @@ class CallBook:
         if self._open.pop(call.id, None) is not None:
             self._pump.engine.close(call)
 
+    def forget(self, session: Session) -> None:
+        """Close the kept calls of a session that is over: workers would keep its state.  Under the lock."""
+        for key in [key for key in self._kept if key[-1] == session.id]:
+            self.close(self._kept.pop(key))
+
     def enter_all(self, engine: Engine) -> None:
         """Open all calls with another engine.  Under the pump's lock."""
         for call in self._open.values():
             engine.open(call)
 
     def _enter(self, call: Call) -> None:
+        if "logging" in sys.modules:
+            from pools_core import logs
+
+            logs.tag_records()
         with self._pump.lock:
             self._pump.repair()
             self._open[call.id] = call

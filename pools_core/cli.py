@@ -7,7 +7,7 @@
 Exit status: 0; 1 when a task failed; 2 when what was asked makes no sense, with one line on stderr;
 130 on Ctrl-C; 141 when whoever read our output stopped reading, as for any program in a pipe.
 
-This module alone imports click and rich.
+This module alone imports click and rich; what a job of ``pools map`` does is in ``cli_map``.
 """
 
 from __future__ import annotations
@@ -16,49 +16,33 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-from pools_core.errors import BackendLoadError, PoolsError, RemoteTraceback, UnsupportedOptionError
-from pools_core.failures import type_name
+from pools_core.cli_map import (
+    TASK_FAILED,
+    Job,
+    OutputClosedError,
+    UnprintableError,
+    find_option,
+    run_job,
+    write_line,
+)
+from pools_core.errors import BackendLoadError, PoolsError
 from pools_core.functions import FunctionNotFoundError, find_function
 from pools_core.items import BadInputError, read_items
 from pools_core.options import nearest
-from pools_core.registry import GetClusterPackage, MakePool, backends, hooks, names
-from pools_core.results import Failure
-
-if TYPE_CHECKING:
-    from pools_core.pool import Pool
+from pools_core.registry import GetClusterPackage, backends, hooks, names
 
 __all__ = ["backend_main", "main", "print_table", "run_command"]
 
-TASK_FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
 OUTPUT_CLOSED: Final = 128 + 13
 """As a shell reports a program that SIGPIPE ended; Windows knows neither the name nor the number."""
-
-
-class OutputClosedError(Exception):
-    """Whoever read standard output has stopped."""
-
-
-class UnprintableError(click.ClickException):
-    """A result has no form in the output that was asked for."""
-
-
-OURS: Final = (
-    BadInputError,
-    OutputClosedError,
-    click.ClickException,
-    UnsupportedOptionError,
-    KeyboardInterrupt,
-    SystemExit,
-)
-"""What ends a job and is no task's failure."""
 
 
 # ── the way in ──
@@ -94,7 +78,7 @@ def backend_main(backend: str, argv: Sequence[str] | None, facts: Callable[[], M
         """Show what this backend finds on this machine."""
         found = facts()
         if as_json:
-            _write(json.dumps(found))
+            write_line(json.dumps(found))
         else:
             print_table([""] * 2, [[name, _fact(value)] for name, value in found.items()], header=False)
 
@@ -114,6 +98,8 @@ def run_command(command: click.Command, argv: Sequence[str] | None, name: str) -
         sys.stdout.flush()
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
+    except UnprintableError as error:
+        return _complain(str(error), TASK_FAILED)
     except (FunctionNotFoundError, BadInputError, PoolsError) as error:
         return _complain(str(error))
     except (click.Abort, KeyboardInterrupt):
@@ -183,7 +169,7 @@ def list_backends(as_json: bool) -> None:
     found = backends()
     if as_json:
         for name, info in found.items():
-            _write(json.dumps({**asdict(info), "name": name}))
+            write_line(json.dumps({**asdict(info), "name": name}))
         return
     rows = [
         [name, info.distribution, info.version, "yes" if info.usable else f"no: {info.why}"]
@@ -218,6 +204,18 @@ def list_backends(as_json: bool) -> None:
 @click.option(
     "--on-error", type=click.Choice(["raise", "return"]), help="Stop at a failure, or report and go on."
 )
+@click.option("--worker-init", metavar="FUNC", help="Called in each worker before its first item.")
+@click.option("--worker-exit", metavar="FUNC", help="Likewise after its last item.")
+@click.option(
+    "--lifespan", "worker_lifespan", type=int, metavar="N", help="Replace a worker after so many items."
+)
+@click.option("--seed", type=int, metavar="N", help="Give each item its own random numbers, see task_rng.")
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show on stderr how far the job is. Default: if that is a terminal.",
+)
+@click.option("--insights", is_flag=True, help="Tell on stderr at the end where the time went.")
 def map_items(
     func: str,
     items: tuple[str, ...],
@@ -229,6 +227,10 @@ def map_items(
     backend: str | None,
     config: str | None,
     n_jobs: int | None,
+    worker_init: str | None,
+    worker_exit: str | None,
+    progress: bool | None,
+    insights: bool,
     **options: Any,
 ) -> int:
     """Call FUNC on each item and print the results.
@@ -239,150 +241,21 @@ def map_items(
     "type" and "index"; the exit status is 1 if there was one.
     """
     function = find_function(func)
-    source = read_items(items, lines, jsonl, patterns)
-    writer = JsonWriter() if (output or ("jsonl" if jsonl else "text")) == "jsonl" else TextWriter()
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        with _make_pool(backend, config, n_jobs) as pool:
-            results = _start(pool, function, source, unordered, given)
-            return _print_results(results, writer, options["on_error"] == "return")
-    except BaseException as error:
-        # A task may raise anything, SystemExit too; what is ours, and Ctrl-C, is told by our caller.
-        if _is_the_tasks(error) or not isinstance(error, OURS):
-            return _tell(error)
-        raise
-
-
-def _make_pool(backend: str | None, config: str | None, n_jobs: int | None) -> Pool:
-    try:
-        return MakePool(backend, config, n_jobs=n_jobs)
-    except (PoolsError, TypeError, ValueError) as error:
-        raise BadInputError(str(error)) from error
-
-
-def _start(
-    pool: Pool,
-    function: Callable[[Any], Any],
-    source: Iterator[Any],
-    unordered: bool,
-    options: dict[str, Any],
-) -> Iterator[Any]:
-    chunksize = options.pop("chunksize", None)
-    call = pool.imap_unordered if unordered else pool.imap
-    try:
-        return call(function, source, chunksize, **options)
-    except (TypeError, ValueError) as error:
-        raise BadInputError(str(error)) from error
-
-
-def _print_results(results: Iterator[Any], writer: Writer, go_on: bool) -> int:
-    """Print results as they come; return the exit status.
-
-    Args:
-        results: what the pool delivers.
-        writer: prints them.
-        go_on: whether a result that cannot be printed is reported like a failure, or ends the job.
-    """
-    status = 0
-    for number, result in enumerate(results):
-        failure = result if isinstance(result, Failure) else None
-        if failure is None:
-            try:
-                writer.result(result, number)
-            except UnprintableError as error:
-                if not go_on:
-                    raise
-                failure = Failure(error, number)
-        if failure is not None:
-            writer.failure(failure)
-            status = TASK_FAILED
-    return status
-
-
-def _is_the_tasks(error: BaseException) -> bool:
-    """Whether a task raised it, rather than the pool."""
-    return isinstance(error.__cause__, RemoteTraceback)
-
-
-def _tell(error: BaseException) -> int:
-    """Show a task's failure on stderr: its traceback in the worker, and which task it was."""
-    shown = [f"pools: {_short(error)}"]
-    if isinstance(error.__cause__, RemoteTraceback):
-        shown = [error.__cause__.tb.rstrip("\n")]
-    notes = getattr(error, "__notes__", ())
-    shown += [f"pools: {note}" for note in notes]
-    click.echo("\n".join(shown), err=True)
-    return TASK_FAILED
-
-
-def _short(error: BaseException) -> str:
-    text = str(error)
-    return f"{type_name(type(error))}: {text}" if text else type_name(type(error))
+    options["worker_init"] = find_option("--worker-init", worker_init)
+    options["worker_exit"] = find_option("--worker-exit", worker_exit)
+    job = Job(
+        function=function,
+        items=read_items(items, lines, jsonl, patterns),
+        as_json=(output or ("jsonl" if jsonl else "text")) == "jsonl",
+        unordered=unordered,
+        progress=progress,
+        insights=insights,
+        call_options={name: value for name, value in options.items() if value is not None},
+    )
+    return run_job(job, backend, config, n_jobs)
 
 
 # ── output ──
-
-
-class Writer:
-    """Prints results, one per line, each at once."""
-
-    def result(self, value: Any, number: int) -> None:
-        """Print what a task returned."""
-        raise NotImplementedError
-
-    def failure(self, failure: Failure) -> None:
-        """Print a task's failure."""
-        raise NotImplementedError
-
-
-class TextWriter(Writer):
-    """Results as ``str`` shows them; failures on stderr, so that they cannot be taken for results."""
-
-    def result(self, value: Any, number: int) -> None:
-        """Print what a task returned."""
-        _write(str(value))
-
-    def failure(self, failure: Failure) -> None:
-        """Print a task's failure on stderr."""
-        click.echo(f"pools: task {failure.index}: {_short(failure.error)}", err=True)
-
-
-class JsonWriter(Writer):
-    """Results as JSON; a failure is an object among them."""
-
-    def result(self, value: Any, number: int) -> None:
-        """Print what a task returned."""
-        try:
-            text = json.dumps(value, default=_plain, ensure_ascii=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            what = f"result {number} is not JSON: {error}; return something else, or use --output text"
-            raise UnprintableError(what) from error
-        _write(text)
-
-    def failure(self, failure: Failure) -> None:
-        """Print a task's failure among the results."""
-        kind = type_name(type(failure.error))
-        told = {"error": str(failure.error), "type": kind, "index": failure.index}
-        _write(json.dumps(told, ensure_ascii=False))
-
-
-def _plain(value: Any) -> Any:
-    """Return a numpy scalar or array as plain numbers; whatever else has no JSON."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"an object of type {type_name(type(value))}")
-
-
-def _write(text: str) -> None:
-    """Print a line at once: whoever reads may be waiting for it."""
-    try:
-        try:
-            sys.stdout.write(f"{text}\n")
-        except UnicodeEncodeError:  # a file name that is not text, or a terminal that knows few letters
-            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        raise OutputClosedError from error
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: bool = True) -> None:

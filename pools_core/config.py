@@ -122,7 +122,8 @@ def settings(cls: type[S], section: str, config: ConfigSource, options: Mapping[
         section: the config section; its first part is the backend's name.
         config: a path (``.ini`` or ``.toml``), a mapping of sections, or None for the default file,
             if there is one.
-        options: what was given in code; it wins, and None there means "not given".
+        options: what was given in code; it wins, and None there means "not given", unless the field has
+            ``metadata={"none": True}``.
 
     Raises:
         ConfigError: the config cannot be read, or has an unknown section or key, or a bad value.
@@ -369,7 +370,7 @@ def _read_options(cls: type, section: str, options: Mapping[str, Any]) -> dict[s
                 )
             if value is not None:
                 raise _unsupported(given, section)
-        elif value is not None:
+        elif value is not None or fields[name].metadata.get("none"):
             if name in values:
                 raise TypeError(f"{given} and {name} are one option under two names; give one of them")
             values[name] = value

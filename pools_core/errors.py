@@ -107,21 +107,28 @@ class SerializationError(PoolsError, TypeError):
 
 
 class TaskTimeoutError(PoolsError, TimeoutError):
-    """A task ran longer than ``task_timeout`` and was killed.
+    """A task ran longer than ``task_timeout`` and was killed; or a worker's init or exit function.
 
     Args:
-        index: position of the task in its call's input, from 0.
+        index: position of the task in its call's input, from 0; None when it was no task.
         timeout: the limit, in seconds.
         worker: the worker that ran it, as text.
+        what: ``"task"``, ``"worker_init"`` or ``"worker_exit"``.
     """
 
-    def __init__(self, index: int, timeout: float, worker: str) -> None:
-        super().__init__(index, timeout, worker)
+    def __init__(self, index: int | None, timeout: float, worker: str, what: str = "task") -> None:
+        super().__init__(index, timeout, worker, what)
         self.index = index
         self.timeout = timeout
         self.worker = worker
+        self.what = what
 
     def __str__(self) -> str:
+        if self.what != "task":
+            return (
+                f"{self.what} was killed after its {self.what}_timeout of {self.timeout:g} s "
+                f"in {self.worker}; raise the limit"
+            )
         return (
             f"task {self.index} was killed after its task_timeout of {self.timeout:g} s "
             f"in {self.worker}; raise the limit or split the task"
@@ -142,10 +149,22 @@ class WorkerDiedError(PoolsError, RuntimeError):
         host: the machine that it ran on.
         exitcode: its exit code; minus the signal number when a signal ended it; None when unknown.
         index: position of the lost task in its call's input, from 0; None when it held no task.
+        memory: bytes of resident memory after its last task, where ``max_worker_memory`` is in force.
+        what: ``"task"``, ``"worker_init"`` or ``"worker_exit"``: what it was running.
     """
 
-    def __init__(self, pid: int, host: str, exitcode: int | None, index: int | None = None) -> None:
-        super().__init__(pid, host, exitcode, index)
+    def __init__(
+        self,
+        pid: int,
+        host: str,
+        exitcode: int | None,
+        index: int | None = None,
+        memory: int | None = None,
+        what: str = "task",
+    ) -> None:
+        super().__init__(pid, host, exitcode, index, memory, what)
+        self.memory = memory
+        self.what = what
         self.pid = pid
         self.host = host
         self.exitcode = exitcode
@@ -169,10 +188,16 @@ class WorkerDiedError(PoolsError, RuntimeError):
         else:
             how = f"exit code {self.exitcode}"
         where = f"worker process {self.pid} on {self.host}"
+        if self.memory:
+            how += f"; its memory was last seen at {self.memory / 2**20:,.0f} MiB"
+        if self.what != "task":
+            return f"{where} died while running {self.what}: {how}"
         if self.index is None:
             return f"{where} died before it could take a task ({how}); its stderr may say why"
         hint = (
-            " (SIGKILL is also how a system out of memory ends a process)" if how.endswith("SIGKILL") else ""
+            " (SIGKILL is also how a system out of memory ends a process)"
+            if self.signal_name == "SIGKILL"
+            else ""
         )
         return f"{where} died while running task {self.index}: {how}{hint}; other tasks are not affected"
 

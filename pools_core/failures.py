@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from pools_core.protocol import TimedOut, WorkerDied
 
-__all__ = ["describe", "lost", "rebuild", "shown", "type_name"]
+__all__ = ["describe", "lost", "lost_exit", "lost_init", "rebuild", "rebuild_exit", "shown", "type_name"]
 
 ARGUMENTS_SHOWN: Final = 200
 """Characters of an item's repr that an error carries: enough to know it, too few to fill a log."""
 
-_NOTE: Final = "raised by task "
+_RAISED: Final = "raised by "
+_NOTE: Final = f"{_RAISED}task "
 _HERE: Final = os.path.dirname(__file__) + os.sep
 
 _repr: Final = Repr()
@@ -113,6 +114,10 @@ def rebuild(failed: FailedTask, index: int) -> BaseException:
         failed: what came from the worker.
         index: the task's position in its call's input.
     """
+    return _carried(failed, f"{_NOTE}{index} with {failed.arguments} in {failed.worker}")
+
+
+def _carried(failed: FailedTask, note: str) -> BaseException:
     error = failed.error
     if isinstance(error, bytes):
         try:
@@ -127,7 +132,7 @@ def rebuild(failed: FailedTask, index: int) -> BaseException:
     if not isinstance(error.__cause__, RemoteTraceback):
         cause.__cause__ = error.__cause__  # in one process the task's own chain is still there
     error.__cause__ = cause
-    return _note(error, index, failed.arguments, failed.worker)
+    return _note(error, note)
 
 
 def lost(
@@ -140,14 +145,42 @@ def lost(
     if isinstance(cause, TimedOut):
         error = TaskTimeoutError(index, timeout or 0.0, cause.worker)
     else:
-        error = WorkerDiedError(cause.pid, cause.host, cause.exitcode, index)
-    return _note(error, index, shown(item, convention), cause.worker)
+        error = WorkerDiedError(cause.pid, cause.host, cause.exitcode, index, cause.memory)
+    return _note(error, f"{_NOTE}{index} with {shown(item, convention)} in {cause.worker}")
 
 
-def _note(error: BaseException, index: int, arguments: str, worker: str) -> BaseException:
+def rebuild_setup(failed: FailedTask, what: str) -> BaseException:
+    """Return the exception that ``worker_init`` or ``worker_exit`` raised."""
+    return _carried(failed, f"raised by {what} in {failed.worker}")
+
+
+def rebuild_exit(failed: FailedTask) -> BaseException:
+    """Return the exception that ``worker_exit`` raised."""
+    return rebuild_setup(failed, "worker_exit")
+
+
+def lost_init(cause: WorkerDied | TimedOut, timeout: float | None) -> BaseException:
+    """Return the error of a ``worker_init`` that its worker did not survive."""
+    return _lost_setup(cause, "worker_init", timeout)
+
+
+def lost_exit(cause: WorkerDied | TimedOut, timeout: float | None) -> BaseException:
+    """Return the error of a ``worker_exit`` that its worker did not survive."""
+    return _lost_setup(cause, "worker_exit", timeout)
+
+
+def _lost_setup(cause: WorkerDied | TimedOut, what: str, timeout: float | None) -> BaseException:
+    from pools_core.protocol import TimedOut  # as above
+
+    if isinstance(cause, TimedOut):
+        return TaskTimeoutError(None, timeout or 0.0, cause.worker, what)
+    return WorkerDiedError(cause.pid, cause.host, cause.exitcode, None, cause.memory, what)
+
+
+def _note(error: BaseException, note: str) -> BaseException:
     """Say in a note which task it was; of several, for one object raised again, only the last stays."""
     notes = getattr(error, "__notes__", None)
     if isinstance(notes, list):
-        notes[:] = [note for note in notes if not str(note).startswith(_NOTE)]
-    error.add_note(f"{_NOTE}{index} with {arguments} in {worker}")
+        notes[:] = [note for note in notes if not str(note).startswith(_RAISED)]
+    error.add_note(note)
     return error

@@ -16,21 +16,24 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused
+from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, Returned, Session, SetupFailed
 from pools_core.chunking import Chunker
 from pools_core.errors import SerializationError
-from pools_core.failures import lost, rebuild
+from pools_core.failures import lost, lost_init, rebuild, rebuild_setup
 from pools_core.options import CallSettings
 from pools_core.payload import pack_batch, unpack, unpack_batch
 from pools_core.protocol import ChunkLost, Interrupted
 from pools_core.results import Failure, ToRaise
+from pools_core.setup import INIT
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, UnorderedParts
 from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
+    from pools_core.progress import Progress
     from pools_core.pump import Pump
+    from pools_core.sessions import Claim
 
 __all__ = ["Flow", "InFlight", "MapFlow", "TaskFlow"]
 
@@ -40,6 +43,10 @@ the workers busy: two chunks for each and a few on the way."""
 
 TASKS_AHEAD: Final = 64
 """Tasks per worker that are pulled and not delivered, where they are small and in chunks of one."""
+
+
+OfAChunk = Outcomes | ChunkLost | Refused | Returned | SetupFailed
+"""What an engine may say of a chunk."""
 
 
 class InFlight:
@@ -75,7 +82,7 @@ class Flow:
         """Whether the call outlives this use of it."""
         self.ready: deque[InFlight] = deque()
         self.in_flight: dict[int, InFlight] = {}
-        self.inbox: deque[tuple[InFlight, Outcomes | ChunkLost | Refused]] = deque()
+        self.inbox: deque[tuple[InFlight, OfAChunk]] = deque()
         self.finished = False
         """Whether it is over: nothing more will be sent or taken in."""
         self.told = False
@@ -88,6 +95,19 @@ class Flow:
         """The user's, called before the result counts as ready."""
         self.admit: Callable[[], bool] | None = None
         """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
+        self.claim: Claim | None = None
+        """On what workers set up for it."""
+        self.session: Session | None = None
+        """What workers set up for this call alone."""
+        self.winding_up = False
+        """Whether all tasks are settled, and workers are taking the session down."""
+        self.wound_up = False
+        """Whether they have done so."""
+        self.progress: Progress | None = None
+        """The bar, if there is one."""
+        self.turn: int | None = None
+        """Number of the batch that ``next_batch`` returned last, counted from the start of the call; None
+        if it goes again."""
         self.watched = False
         """Whether the background thread waits for it though it is not the owner."""
         self._again: deque[tuple[int, Sequence[Any]]] = deque()
@@ -95,7 +115,7 @@ class Flow:
 
     # --- under the pump's lock -------------------------------------------------------------------
 
-    def arrive(self, event: Outcomes | ChunkLost | Refused) -> bool:
+    def arrive(self, event: OfAChunk) -> bool:
         """Take note of what an engine says of one of the chunks; return whether it is finished with."""
         out = self.in_flight.get(event.chunk)
         if out is None:
@@ -118,9 +138,15 @@ class Flow:
         self._again.clear()
         return out
 
+    def hold(self, claim: Claim | None) -> None:
+        """Hold on to what workers set up, until the call is over."""
+        self.claim = claim
+        self.session = claim.session if claim is not None and claim.own else None
+
     def release(self) -> None:
         """Let go of all but the result: the call is over, but who holds its result may do so for long."""
         self.pool = None
+        self.claim = None
         self.function = _over
         self._again.clear()
         self.in_flight.clear()
@@ -137,6 +163,7 @@ class Flow:
 
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Return the index and the items of the next chunk, or None when there is none to make now."""
+        self.turn = None
         return self._again.popleft() if self._again else None
 
     def digest(self) -> None:
@@ -150,6 +177,11 @@ class Flow:
                 self._settle(out, event)
             elif isinstance(event, ChunkLost):
                 self._settle_lost(out, event)
+            elif isinstance(event, Returned):
+                self._go_again(out.chunk.start + out.received, out.items[out.received :])
+            elif isinstance(event, SetupFailed):
+                self.pump.sessions.unfit(self.call.session)
+                self.pump.abort(self, rebuild_setup(event.failure, "worker_init"), kill=False)
             else:
                 self.pump.book.ship_by_value(self)
                 self._again.append((out.chunk.start, out.items))
@@ -160,7 +192,7 @@ class Flow:
         Raises:
             SerializationError: one cannot be pickled.
         """
-        return pack_batch(items, "argument", start)
+        return pack_batch(items, "argument", start, self.pump.engine.hold)
 
     def put_back(self, start: int, items: Sequence[Any]) -> None:
         """Have the items of a batch come again, one by one."""
@@ -171,8 +203,13 @@ class Flow:
         """Retry a task that failed, or let its failure count."""
         settings = self.settings
         attempts = self._attempts.get(index, 0)
+        insights = self.pump.insights
+        if insights is not None:
+            insights.task_failed()
         if item_known and attempts < settings.max_retries and isinstance(error, settings.retry_on):
             self._attempts[index] = attempts + 1
+            if insights is not None:
+                insights.retried()
             self._again.append((index, [item]))
         else:
             self._failed(index, error)
@@ -226,10 +263,23 @@ class Flow:
         chunk, items, received = out.chunk, out.items, out.received
         running = event.started
         cause = event.cause
+        if running == INIT and not isinstance(cause, Interrupted):
+            session = chunk.call.session
+            limit = None if session is None else session.init_timeout
+            self.pump.abort(self, lost_init(cause, limit), kill=False)
+            return
         if running is None or running < received or isinstance(cause, Interrupted):
             self._go_again(chunk.start + received, items[received:])
             return
         self._go_again(chunk.start + received, items[received:running])
+        if event.span > 1:
+            # It was in a run of very short tasks.  They go again one by one: those that end are none the
+            # worse for it, and the one that does not is known.
+            end = max(running + event.span, received)
+            self._go_again(chunk.start + end, items[end:])
+            first = max(running, received)
+            self.put_back(chunk.start + first, items[first:end])
+            return
         self._go_again(chunk.start + running + 1, items[running + 1 :])
         index, item = chunk.start + running, items[running]
         error = lost(cause, index, chunk.call.task_timeout, item, chunk.call.convention)
@@ -322,6 +372,7 @@ class MapFlow(Flow):
         self._delivered = 0
         self._taken = 0
         self._exhausted = False
+        self._turns = 0
         self._bytes_in = 0.0
         self._bytes_out = 0.0
         self._measured = False
@@ -365,19 +416,36 @@ class MapFlow(Flow):
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Pull the items of the next chunk.  Runs the user's iterator."""
         if self._again:
-            return self._again.popleft()
+            return super().next_batch(workers)
         if self._exhausted:
             return None
         active = self._pulled - (self._settled if self._iterating is None else self._delivered)
-        most = self._window(workers) - active
-        if most <= 0:
-            return None
+        window = self._window(workers)
+        most = window - active
         remaining = None if self._length is None else max(1, self._length - self._pulled)
+        if most < self._least(window, remaining):
+            return None
         size = 1 if self._one_by_one else min(self._chunker.next_size(remaining, workers), most)
         start = self._pulled
         items = self._pull(size)
         self._pulled += len(items)
-        return (start, items) if len(items) else None
+        self._tell_total()
+        if not len(items):
+            return None
+        self.turn = self._turns
+        self._turns += 1
+        return start, items
+
+    def _least(self, window: int, remaining: int | None) -> int:
+        """Return how much room there must be to pull: a chunk of a size that the user chose goes whole."""
+        if self._one_by_one or not self._chunker.fixed:
+            return 1
+        whole = min(self._chunker.last, window)
+        return whole if remaining is None else min(whole, remaining)
+
+    def _tell_total(self) -> None:
+        if self._exhausted and self.progress is not None:
+            self.progress.set_total(self._pulled)
 
     def learn_bytes(self, items: Sequence[Any], packed: Packed | None) -> None:
         """Take note of how large the items of a chunk are."""
@@ -432,9 +500,13 @@ class MapFlow(Flow):
     def _put(self, index: int, values: list[Any]) -> None:
         self._settled += len(values)
         self._sink.put(index, values, False)
+        if self.progress is not None:
+            self.progress.update(len(values))
 
     def _failed(self, index: int, error: BaseException) -> None:
         self._settled += 1
+        if self.progress is not None:
+            self.progress.update(1, failed=1)
         if self.settings.on_error == "return":
             self._sink.put(index, [Failure(error, index)], False)
         elif self._iterating is not None:
@@ -446,6 +518,8 @@ class MapFlow(Flow):
         """Hand the whole result over."""
         if isinstance(self._sink, ListSink | BagSink):
             self.value = self._sink.value
+            if self.settings.concatenate_numpy_output:
+                self.value = _joined(self.value)
 
 
 def _over(*args: Any, **kwds: Any) -> None:
@@ -460,6 +534,14 @@ def cannot_open(cause: BaseException, index: int) -> SerializationError:
     )
     error.__cause__ = cause
     return error
+
+
+def _joined(values: list[Any]) -> Any:
+    """Return arrays as one, joined along the first axis; anything else as it is."""
+    numpy = cast("Any", sys.modules.get("numpy"))
+    if numpy is None or not values or not isinstance(values[0], numpy.ndarray):
+        return values
+    return numpy.concatenate(values)
 
 
 def _length(iterable: Iterable[Any]) -> int | None:

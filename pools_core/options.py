@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypedDict, cast
 
@@ -32,10 +32,21 @@ class CallOptions(TypedDict, total=False):
         iterable_len: number of tasks, for input without ``len()``; shorter than the input cuts it.
         max_tasks_active: the most items that are pulled from the input and not yet delivered.
         task_timeout: seconds that one task may run before it is killed.
+        worker_init: called once in each worker before its first task of the call (of the pool, with
+            ``keep_alive``), with what the pool's options give to functions: number, shared object, state.
+        worker_exit: likewise after its last one; what it returns is in ``Pool.get_exit_results``.
+        worker_init_timeout: seconds that ``worker_init`` may run before its worker is killed.
+        worker_exit_timeout: seconds that ``worker_exit`` may run before its worker is killed.
+        worker_lifespan: a worker is replaced after that many tasks.
         max_retries: how often a failed task is run again before its failure counts.
         retry_on: exception type or types that are retried; default every failure of the task.
         on_error: ``"raise"`` the first failure, or ``"return"`` failures among the results.
         seed: gives each task its own random stream, see ``task_rng``.
+        progress_bar: show how far the call is; not for single tasks.
+        progress_bar_style: ``"std"`` (tqdm), ``"rich"``, ``"notebook"``, or a function that gets a
+            ``ProgressEvent`` now and then.
+        progress_bar_options: keyword arguments for tqdm.
+        concatenate_numpy_output: return results that are arrays as one array, joined along the first axis.
     """
 
     chunk_size: float | None
@@ -43,10 +54,19 @@ class CallOptions(TypedDict, total=False):
     iterable_len: int | None
     max_tasks_active: int | None
     task_timeout: float | None
+    worker_init: Callable[..., Any] | None
+    worker_exit: Callable[..., Any] | None
+    worker_init_timeout: float | None
+    worker_exit_timeout: float | None
+    worker_lifespan: int | None
     max_retries: int
     retry_on: ExceptionTypes
     on_error: Literal["raise", "return"]
     seed: int | None
+    progress_bar: bool
+    progress_bar_style: Any
+    progress_bar_options: Mapping[str, Any] | None
+    concatenate_numpy_output: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +78,29 @@ class CallSettings:
     iterable_len: int | None = None
     max_tasks_active: int | None = None
     task_timeout: float | None = None
+    worker_init: Callable[..., Any] | None = None
+    worker_exit: Callable[..., Any] | None = None
+    worker_init_timeout: float | None = None
+    worker_exit_timeout: float | None = None
+    worker_lifespan: int | None = None
     max_retries: int = 0
     retry_on: ExceptionTypes = BaseException
     on_error: Literal["raise", "return"] = "raise"
     seed: int | None = None
+    progress_bar: bool = False
+    progress_bar_style: Any = None
+    progress_bar_options: Mapping[str, Any] | None = None
+    concatenate_numpy_output: bool = False
 
 
 DEFAULTS: Final = CallSettings()
 NAMES: Final = tuple(field.name for field in fields(CallSettings))
-NEEDS_ENGINE: Final = frozenset({"task_timeout"})
-"""Options that only some engines can honour; an engine lists those it can in ``capabilities``."""
+NEEDS_ENGINE: Final = {
+    "task_timeout": "task_timeout",
+    "worker_init_timeout": "task_timeout",
+    "worker_exit_timeout": "task_timeout",
+}
+"""Options that only some engines can honour, and what such an engine lists in ``capabilities``."""
 
 
 def read_call_options(
@@ -99,14 +132,16 @@ def read_call_options(
     for name in given:
         if name not in NAMES:
             raise TypeError(f"unknown call option {name!r}{nearest(name, NAMES)}")
-    for name in NEEDS_ENGINE & given.keys() - capabilities:
-        if given[name] is not None:
-            raise UnsupportedOptionError(name, backend, _backends_that_can(name))
+    for name, needed in NEEDS_ENGINE.items():
+        if given.get(name) is not None and needed not in capabilities:
+            raise UnsupportedOptionError(name, backend, capable(needed))
     _number(given, "chunk_size", (int, float), 1)
     _number(given, "n_splits", (int,), 1)
     _number(given, "iterable_len", (int,), 0)
     _number(given, "max_tasks_active", (int,), 1)
-    _number(given, "task_timeout", (int, float), SHORTEST_TIMEOUT)
+    for name in NEEDS_ENGINE:
+        _number(given, name, (int, float), SHORTEST_TIMEOUT)
+    _number(given, "worker_lifespan", (int,), 1)
     _number(given, "max_retries", (int,), 0, optional=False)
     _number(given, "seed", (int,), -math.inf)
     if given.get("on_error", "raise") not in ("raise", "return"):
@@ -115,6 +150,12 @@ def read_call_options(
     kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise TypeError(f"retry_on is an exception type or a tuple of them, not {retry_on!r}")
+    for name in ("worker_init", "worker_exit"):
+        if given.get(name) is not None and not callable(given[name]):
+            raise TypeError(f"{name} is a function, not {given[name]!r}")
+    for name in ("progress_bar", "concatenate_numpy_output"):
+        if not isinstance(given.get(name, False), bool):
+            raise TypeError(f"{name} is True or False, not {given[name]!r}")
     return CallSettings(**cast("CallOptions", given))
 
 
@@ -141,7 +182,8 @@ def _number(
     given[name] = int(number) if isinstance(value, int) else float(number)  # no subclass travels
 
 
-def _backends_that_can(option: str) -> list[str]:
-    from pools_core.registry import capable  # lazily: the registry loads every backend to answer
+def capable(option: str) -> list[str]:
+    """Return the names of the installed backends that honour an option."""
+    from pools_core import registry  # lazily: it loads every backend to answer
 
-    return capable(option)
+    return registry.capable(option)

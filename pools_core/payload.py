@@ -24,7 +24,7 @@ from itertools import chain
 from types import CodeType, FunctionType, NoneType
 from typing import Any, Final, cast
 
-from pools_core.calls import Packed, type_buffer
+from pools_core.calls import Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
 
 __all__ = [
@@ -73,7 +73,9 @@ class FunctionUnknownError(Exception):
     """The function's name means nothing, or something else, in this process."""
 
 
-def pack(value: Any, what: str, *, keep: bool = False, by_value: bool = False) -> Sealed:
+def pack(
+    value: Any, what: str, *, keep: bool = False, by_value: bool = False, hold: Hold | None = None
+) -> Sealed:
     """Pickle one value.
 
     Args:
@@ -81,21 +83,22 @@ def pack(value: Any, what: str, *, keep: bool = False, by_value: bool = False) -
         what: what it is, to begin an error message with: ``"argument 3"``.
         keep: the value may change before the bytes are sent, so buffers are copied out of it now.
         by_value: begin with cloudpickle.
+        hold: where buffers are copied, if it takes them; with ``keep`` only.
 
     Raises:
         SerializationError: it cannot be pickled; also an instance of the user's own error, if one was
             raised.
     """
-    buffers: list[type_buffer] = []
+    buffers: list[type_part] = []
     try:
         if by_value or _main_is_interactive():
-            data = _dumps_with_code(value, buffers, keep)
+            data = _dumps_with_code(value, buffers, keep, hold)
         else:
             try:
-                data = _dumps_here(value, buffers, keep)
+                data = _dumps_here(value, buffers, keep, hold)
             except _TRY_BY_VALUE:
                 buffers.clear()
-                data = _dumps_with_code(value, buffers, keep)
+                data = _dumps_with_code(value, buffers, keep, hold)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the user's __reduce__ may raise anything; the caller hears of it
@@ -112,13 +115,14 @@ def unpack(packed: Packed) -> Any:
     return pickle.loads(packed.data, buffers=packed.buffers)
 
 
-def pack_batch(values: Sequence[Any], what: str, start: int = 0) -> Packed:
+def pack_batch(values: Sequence[Any], what: str, start: int = 0, hold: Hold | None = None) -> Packed:
     """Pack the elements of a chunk.
 
     Args:
         values: the elements.
         what: what one is, for messages: ``"argument"``.
         start: the number of the first, for messages.
+        hold: where large buffers are copied; None: into memory of their own.
 
     Raises:
         SerializationError: one cannot be pickled; the message gives its number.
@@ -126,15 +130,37 @@ def pack_batch(values: Sequence[Any], what: str, start: int = 0) -> Packed:
     if type(values) is range:
         return Packed(b"r" + marshal.dumps((values.start, values.stop, values.step), MARSHAL_VERSION))
     types = set(map(type, values))
-    if types <= PLAIN or (types == {tuple} and set(map(type, chain.from_iterable(values))) <= PLAIN):
+    plain_tuples = types == {tuple} and set(map(type, chain.from_iterable(values))) <= PLAIN
+    if types <= PLAIN or plain_tuples or _are_plain_arguments(values):
         plain: Any = list(values)
         return Packed(b"m" + marshal.dumps(plain, MARSHAL_VERSION))
-    return _each([pack(value, f"{what} {number}", keep=True) for number, value in enumerate(values, start)])
+    return _each(
+        [pack(value, f"{what} {number}", keep=True, hold=hold) for number, value in enumerate(values, start)]
+    )
 
 
-def seal(values: Sequence[Any]) -> Packed:
-    """Make a batch of results, of which those that are not plain have been packed already."""
-    if Sealed in set(map(type, values)):
+def _are_plain_arguments(values: Sequence[Any]) -> bool:
+    """Whether this is one item of ``apply``, arguments and keywords, with nothing but plain values."""
+    if len(values) != 1 or type(values[0]) is not tuple or len(values[0]) != 2:
+        return False
+    args, kwds = values[0]
+    return (
+        type(args) is tuple
+        and type(kwds) is dict
+        and set(map(type, args)) <= PLAIN
+        and set(map(type, kwds)) <= PLAIN
+        and set(map(type, kwds.values())) <= PLAIN
+    )
+
+
+def seal(values: Sequence[Any], all_plain: bool = False) -> Packed:
+    """Make a batch of results, of which those that are not plain have been packed already.
+
+    Args:
+        values: the results.
+        all_plain: it is known that none has been.
+    """
+    if not all_plain and Sealed in set(map(type, values)):
         return _each(
             [value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL)) for value in values]
         )
@@ -162,7 +188,7 @@ def unpack_batch(packed: Packed) -> tuple[Sequence[Any], bool]:
 def _each(elements: list[Sealed]) -> Packed:
     entries: list[bytes] = []
     joined: list[type_buffer] = []
-    buffers: list[type_buffer] = []
+    buffers: list[type_part] = []
     for element in elements:
         size = len(element.data)
         if size < OUT_OF_BAND:
@@ -175,7 +201,7 @@ def _each(elements: list[Sealed]) -> Packed:
     return Packed(b"".join((_EACH.pack(b"e", len(elements)), *entries, *joined)), buffers)
 
 
-def _entries(view: memoryview, buffers: Sequence[type_buffer]) -> Iterator[Sealed]:
+def _entries(view: memoryview, buffers: Sequence[Any]) -> Iterator[Sealed]:
     _, count = _EACH.unpack_from(view)
     position = _EACH.size + count * _ENTRY.size
     taken = 0
@@ -215,7 +241,7 @@ def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
         return Packed(b"v" + _with_its_module(func, what))
     if not _main_is_interactive():
         try:
-            buffers: list[type_buffer] = []
+            buffers: list[type_part] = []
             name = _dumps_here(func, buffers)
         except _TRY_BY_VALUE:
             pass
@@ -265,7 +291,9 @@ _DIGEST: Final = 16
 
 
 def _main_function(func: Any) -> FunctionType | None:
-    """Return a plain function of the main script as such; None for any other callable."""
+    """Return a plain function of the main script as such, also one in a wrapper; None for anything else."""
+    if type(func) is not FunctionType:
+        func = getattr(func, "__wrapped__", None)
     if type(func) is FunctionType and func.__module__ in ("__main__", "__mp_main__"):
         return func
     return None
@@ -333,24 +361,29 @@ def _with_its_module(func: Callable[..., Any], what: str) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _dumps_here(value: Any, buffers: list[type_buffer], keep: bool = True) -> bytes:
-    return pickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep))
+def _dumps_here(value: Any, buffers: list[type_part], keep: bool = True, hold: Hold | None = None) -> bytes:
+    return pickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep, hold))
 
 
-def _dumps_with_code(value: Any, buffers: list[type_buffer], keep: bool = True) -> bytes:
+def _dumps_with_code(
+    value: Any, buffers: list[type_part], keep: bool = True, hold: Hold | None = None
+) -> bytes:
     import cloudpickle  # 10 ms that a program of importable functions never pays
 
-    return cast("bytes", cloudpickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep)))
+    return cast("bytes", cloudpickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep, hold)))
 
 
-def _apart(buffers: list[type_buffer], keep: bool) -> Callable[[pickle.PickleBuffer], bool]:
+def _apart(buffers: list[type_part], keep: bool, hold: Hold | None) -> Callable[[pickle.PickleBuffer], bool]:
     """Return a callback for pickle that takes large buffers out of the stream."""
 
     def apart(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < OUT_OF_BAND or len(buffers) >= MOST_APART:
             return True
-        buffers.append(bytearray(view) if keep else view)
+        if keep:
+            buffers.append((hold is not None and hold(view)) or bytearray(view))
+        else:
+            buffers.append(view)
         return False
 
     return apart

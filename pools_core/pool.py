@@ -6,28 +6,34 @@ adds nothing but its engine and its options.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
+from time import monotonic
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from pools_core.callbacks import PoolFuture
 from pools_core.calls import Convention
-from pools_core.errors import PoolClosedError
+from pools_core.errors import PoolClosedError, UnsupportedOptionError
 from pools_core.flow import Flow, MapFlow, TaskFlow
-from pools_core.options import DEFAULTS, CallOptions, CallSettings, read_call_options
+from pools_core.options import DEFAULTS, CallOptions, CallSettings, capable, nearest, read_call_options
+from pools_core.pool_options import COMMON, PLAIN_SETTINGS, PoolSettings
 from pools_core.protocol import Engine
 from pools_core.pump import Pump
 from pools_core.results import AsyncResult, PartSource, ResultIterator
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Sink, UnorderedParts
 
+if TYPE_CHECKING:
+    from pools_core.insights import Insights
+    from pools_core.progress import Progress
+
 __all__ = ["Pool"]
 
 R = TypeVar("R")
-T = TypeVar("T")
 P = ParamSpec("P")
 
 _pool_ids: Final = itertools.count(1)
@@ -42,9 +48,15 @@ class Pool:
     Args:
         make_engine: makes the engine that carries the work.
         backend: name of the backend, for people.
+        settings: the options that mean the same on every backend.
+
+    Raises:
+        UnsupportedOptionError: the engine cannot honour one of them.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine], backend: str) -> None:
+    def __init__(
+        self, make_engine: Callable[[], Engine], backend: str, settings: PoolSettings = PLAIN_SETTINGS
+    ) -> None:
         from pools_core.registry import hooks
 
         self.backend = backend
@@ -53,6 +65,8 @@ class Pool:
         self._hooks = hooks()
         self._pump = Pump(make_engine, self._id, self._hooks)
         self._joined = False
+        self._options = PLAIN_SETTINGS
+        self._apply(settings)
         self._finalizer = weakref.finalize(self, _drop, self._pump, self._pid)
         if self._hooks is not None:
             self._hooks.pools_pool_opened(pool_id=self._id, backend=backend, size=self.size)
@@ -80,15 +94,16 @@ class Pool:
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} {self.backend} {self.state} size={self.size} calls={self._pump.calls}>"
+            f"<{type(self).__name__} {self.backend} {self.state} size={self.size} "
+            f"calls={len(self._pump.flows)}>"
         )
 
     # --- maps --------------------------------------------------------------------------------------
 
     def map(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> list[R]:
@@ -111,8 +126,8 @@ class Pool:
 
     def map_unordered(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> list[R]:
@@ -131,8 +146,8 @@ class Pool:
 
     def imap(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> ResultIterator[R]:
@@ -149,8 +164,8 @@ class Pool:
 
     def imap_unordered(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
     ) -> ResultIterator[R]:
@@ -159,8 +174,8 @@ class Pool:
 
     def map_async(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., R],
+        iterable: Iterable[Any],
         chunksize: float | None = None,
         callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
@@ -267,6 +282,42 @@ class Pool:
         self._joined = True
         return self._pump.engine
 
+    # --- workers that are set up ---------------------------------------------------------------------
+
+    def configure(self, **options: Any) -> None:
+        """Change options of the pool, from the next call on.
+
+        Args:
+            options: any of ``PoolSettings``, such as ``shared_objects`` or ``keep_alive``.
+
+        Raises:
+            TypeError: there is no such option, or it has a value of the wrong type.
+            UnsupportedOptionError: this backend cannot honour it.
+        """
+        for name in options.keys() - set(COMMON):
+            raise TypeError(f"{name!r} is no option that can be changed{nearest(name, COMMON)}")
+        common = {name: getattr(self._options, name) for name in COMMON}
+        self._apply(PoolSettings(**{**common, **options}))
+
+    def get_exit_results(self) -> list[Any]:
+        """Return what the ``worker_exit`` functions of the latest session returned, as workers ended.
+
+        The latest session is that of the latest call that had a ``worker_init`` or ``worker_exit``; with
+        ``keep_alive`` the pool's, which ends with ``stop_and_join``, ``close`` and ``join``, or the end of
+        the ``with`` block.
+        """
+        return self._pump.sessions.results()
+
+    def insights(self) -> Insights:
+        """Return where time went, so far; for a pool with ``enable_insights``.
+
+        Raises:
+            ValueError: the pool was made without it.
+        """
+        if self._pump.insights is None:
+            raise ValueError("nothing was recorded: make the pool with enable_insights=True")
+        return self._pump.insights.snapshot()
+
     # --- the end -------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -285,17 +336,25 @@ class Pool:
 
         Raises:
             ValueError: the pool is still open; call ``close`` or ``terminate`` first.
+            BaseException: what a ``worker_exit`` raised that was due now (with ``keep_alive``).
         """
         if os.getpid() != self._pid or self._joined:
             return True
         if self._pump.closed is None:
             raise ValueError("the pool is still open: call close() or terminate() before join()")
-        if not self._pump.terminated and not self._pump.drain(timeout):
-            return False
+        deadline = None if timeout is None else monotonic() + timeout
+        if not self._pump.terminated:
+            if not self._pump.drain(timeout):
+                return False
+            if not self._pump.end_kept_session(None if deadline is None else deadline - monotonic()):
+                return False
+        failure = self._pump.sessions.kept_failure()
         self._pump.stop()
         if self._finalizer.detach() is not None and self._hooks is not None:
             self._hooks.pools_pool_closed(pool_id=self._id)
         self._joined = True
+        if failure is not None:
+            raise failure
         return True
 
     def stop_and_join(self) -> None:
@@ -341,6 +400,19 @@ class Pool:
     def _settings(self, options: CallOptions, chunksize: float | None) -> CallSettings:
         return read_call_options(options, chunksize, self.backend, self.capabilities)
 
+    def _apply(self, settings: PoolSettings) -> None:
+        settings.check_common()
+        if settings.order_tasks and "order_tasks" not in self.capabilities:
+            raise UnsupportedOptionError("order_tasks", self.backend, capable("order_tasks"))
+        self._options = settings
+        self._pump.orders_tasks = settings.order_tasks
+        if settings.enable_insights and self._pump.insights is None:
+            from pools_core.insights import InsightsRecorder
+
+            self._pump.insights = InsightsRecorder()
+        elif not settings.enable_insights:
+            self._pump.insights = None
+
     def _map_flow(
         self,
         func: Callable[..., Any],
@@ -351,8 +423,15 @@ class Pool:
         one_by_one: bool = False,
     ) -> MapFlow:
         iterator = iter(iterable)  # a TypeError for what is no iterable, before anything else
-        call = self._pump.book.new(func, convention, settings)
-        return MapFlow(self._pump, call, func, settings, iterable, iterator, sink, one_by_one)
+        progress = _progress_maker(settings)
+        claim = self._pump.sessions.for_call(settings, self._options)
+        session = None if claim is None else claim.session
+        call = self._pump.book.new(func, convention, settings, session)
+        flow = MapFlow(self._pump, call, func, settings, iterable, iterator, sink, one_by_one)
+        flow.hold(claim)
+        if progress is not None:
+            flow.progress = progress(flow.length, getattr(func, "__name__", "map"))
+        return flow
 
     def _gather(
         self,
@@ -413,9 +492,11 @@ class Pool:
         settings: CallSettings,
     ) -> TaskFlow:
         self._check()
-        call, kept = self._pump.book.for_single(func, settings)
+        claim = self._pump.sessions.for_call(settings, self._options)
+        call, kept = self._pump.book.for_single(func, settings, claim)
         flow = TaskFlow(self._pump, call, func, settings, (tuple(args), dict(kwds) if kwds else {}))
         flow.keeps_call = kept
+        flow.hold(claim)
         return flow
 
     def _begin_async(
@@ -438,6 +519,17 @@ class Pool:
         self._pump.start(flow, background=not self._pump.engine.inline)
         if self._pump.engine.inline:
             self._pump.run_quietly(flow)
+
+
+def _progress_maker(settings: CallSettings) -> Callable[[int | None, str], Progress] | None:
+    """Return what makes the bar of a call; None where none is wanted.  Checks the options in either case."""
+    style, options = settings.progress_bar_style, settings.progress_bar_options
+    if not settings.progress_bar and style is None and options is None:
+        return None
+    from pools_core.progress import open_progress, read_progress
+
+    wanted = read_progress(settings.progress_bar, style, options)
+    return None if wanted is None else functools.partial(open_progress, wanted)
 
 
 def _settle(future: Future[Any], flow: Flow) -> None:

@@ -18,17 +18,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pools_core.calls import Call, Chunk, Outcomes, Refused
+from pools_core.calls import Call, Carried, Chunk, Session, WorkerEvent
 from pools_core.errors import PoolsError
 
-__all__ = ["Broken", "ChunkLost", "Engine", "Event", "Interrupted", "TimedOut", "WorkerDied", "WorkerStarted"]
+__all__ = [
+    "Broken",
+    "ChunkLost",
+    "Engine",
+    "Event",
+    "Interrupted",
+    "Logged",
+    "SessionLost",
+    "SessionOver",
+    "TimedOut",
+    "WorkerDied",
+    "WorkerStarted",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStarted:
-    """A worker is ready for its first chunk."""
+    """A worker is ready for its first chunk.
+
+    Attributes:
+        worker: its name, as text.
+        number: its number, from 0; None where workers have none.
+        seconds: how long it took to start.
+    """
 
     worker: str
+    number: int | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +60,14 @@ class WorkerDied:
         pid: its process id.
         host: the machine that it ran on.
         exitcode: exit code, minus the signal number, or None when unknown.
+        memory: bytes of resident memory after its last task, where that was being watched.
     """
 
     worker: str
     pid: int
     host: str
     exitcode: int | None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +90,16 @@ class ChunkLost:
 
     Attributes:
         chunk: its id.
-        started: offset of the task that was running, or None when none was.
+        started: offset of the task that was running, or None when none was; ``setup.INIT`` if it was
+            ``worker_init``.
         cause: what happened.
+        span: from there on that many tasks, one of which was running; 1 if it is known which.
     """
 
     chunk: int
     started: int | None
     cause: WorkerDied | TimedOut | Interrupted
+    span: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +113,42 @@ class Broken:
     error: PoolsError
 
 
-Event = Outcomes | Refused | ChunkLost | WorkerStarted | WorkerDied | Broken
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """A worker ended while it ran a session's exit function.
+
+    Attributes:
+        session: the session's id.
+        cause: what happened.
+    """
+
+    session: int
+    cause: WorkerDied | TimedOut
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOver:
+    """Every worker has said what came of a session's end; follows the last ``SessionEnded`` of it.
+
+    Attributes:
+        session: the session's id.
+    """
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A record of a worker's log.
+
+    Attributes:
+        data: see ``pools_core.logs``.
+    """
+
+    data: bytes
+
+
+Event = WorkerEvent | ChunkLost | WorkerStarted | WorkerDied | Broken | SessionLost | SessionOver | Logged
 
 
 class Engine(abc.ABC):
@@ -109,6 +169,20 @@ class Engine(abc.ABC):
     def size(self) -> int:
         """How many tasks can run at once; may change while the pool is open."""
 
+    def hold(self, view: memoryview) -> Carried | None:
+        """Put a large buffer of an argument where the engine wants it, such as in shared memory.
+
+        Called from any thread, while the caller's data is pickled.  What is returned stands for the buffer
+        in ``Packed.buffers``; it is let go of when the chunk is done with.
+
+        Args:
+            view: the bytes; they may change as soon as this returns.
+
+        Returns:
+            None if there is no better place than the message: then the pool copies the buffer.
+        """
+        return None
+
     def prepare(self) -> None:  # noqa: B027  most engines have nothing to do here
         """Called in the caller's thread before the pool starts a thread of its own.
 
@@ -123,9 +197,29 @@ class Engine(abc.ABC):
     def open(self, call: Call) -> None:
         """A call begins; its chunks follow.  Never blocks."""
 
+    def check(self, session: Session) -> None:  # noqa: B027  most engines can carry any
+        """Called in the caller's thread before the first call of a session.
+
+        Raises:
+            SerializationError: its shared object has to be pickled here, and cannot be.
+        """
+
     @abc.abstractmethod
     def close(self, call: Call) -> None:
         """A call has ended; its function may be forgotten.  Never blocks."""
+
+    @abc.abstractmethod
+    def end(self, session: Session, leave: bool) -> None:
+        """A session is over, and every worker that has had a chunk of it shall take it down.
+
+        Each of them says so (``Runner.end``) by a ``SessionEnded``; a ``SessionLost`` stands for one that
+        ended first.  After the last, or at once if there are none, comes one ``SessionOver``.
+        Never blocks.
+
+        Args:
+            session: the session; no chunk of it is out.
+            leave: whether exit functions run; else workers only forget it, and nothing is said.
+        """
 
     @abc.abstractmethod
     def submit(self, chunk: Chunk) -> None:

@@ -14,28 +14,45 @@ by it, marks them *torn*: then the engine is replaced by a new one and what was 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.background import Background
 from pools_core.callbacks import CallbackThread
 from pools_core.callbook import CallBook
-from pools_core.calls import Chunk, Outcomes, Packed, Refused
+from pools_core.calls import Chunk, Outcomes, Packed, Refused, Returned, SessionEnded, SetupFailed
 from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationError
 from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
-from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied, WorkerStarted
+from pools_core.protocol import (
+    Broken,
+    ChunkLost,
+    Engine,
+    Event,
+    Interrupted,
+    Logged,
+    SessionLost,
+    SessionOver,
+    WorkerDied,
+    WorkerStarted,
+)
+from pools_core.sessions import Sessions
 from pools_core.sinks import Part
 from pools_core.waiter import Waiter
 
+if TYPE_CHECKING:
+    from pools_core.insights import InsightsRecorder
+
 __all__ = ["Pump"]
 
-_OF_A_CHUNK: Final = (Outcomes, ChunkLost, Refused)
+_OF_A_CHUNK: Final = (Outcomes, ChunkLost, Refused, Returned, SetupFailed)
 
 STOCK: Final = 2
 """Chunks that a call keeps ready, so that another thread that leads can give them out."""
@@ -73,13 +90,19 @@ class Pump:
         self._followers: deque[Waiter] = deque()
         self._ended = Waiter()
         self.book = CallBook(self)
+        self.sessions = Sessions(self)
+        self.insights: InsightsRecorder | None = None
+        """Where times are recorded, if anybody wants to know."""
+        self.orders_tasks = False
+        """Whether chunk k of a call goes to worker k modulo the number of workers."""
+        self._logged: deque[bytes] = deque()
         self.background = Background(self, f"pools-{pool_id}")
         self.callbacks = CallbackThread(f"pools-callbacks-{pool_id}", at_once=self.engine.inline)
 
     @property
-    def calls(self) -> int:
-        """How many calls are under way."""
-        return len(self._flows)
+    def flows(self) -> AbstractSet[Flow]:
+        """The calls that are under way."""
+        return self._flows
 
     def check_open(self) -> None:
         """Raise PoolClosedError unless the pool takes new work."""
@@ -161,12 +184,12 @@ class Pump:
             while True:
                 if flow.inbox:
                     flow.digest()
-                if flow.is_over() or flow.is_complete():
+                if flow.is_over() or self.is_done(flow):
                     break
                 self.feed(flow)
                 if isinstance(flow, MapFlow) and flow.input_error is not None:
                     raise flow.input_error
-                if not flow.inbox and not flow.is_over() and not flow.is_complete():
+                if not flow.inbox and not flow.is_over() and not self.is_done(flow):
                     self._step(flow)
         except BaseException as error:
             self.abort(flow, error, kill=True)
@@ -191,13 +214,15 @@ class Pump:
                     if flow.error is not None:
                         raise flow.error
                     return None
-                if flow.is_complete():
+                if self.is_done(flow):
                     self.finish(flow)
                     if flow.input_error is not None:
                         raise flow.input_error
+                    if flow.error is not None:
+                        raise flow.error
                     return None
                 self.feed(flow)
-                if not flow.inbox and not flow.is_complete() and not self._step(flow, deadline):
+                if not flow.inbox and not self.is_done(flow) and not self._step(flow, deadline):
                     raise PoolTimeoutError(
                         f"no result within {timeout:g} s; the iterator goes on, next() may be called again"
                     )
@@ -230,10 +255,14 @@ class Pump:
                     continue
             if isinstance(flow, MapFlow):
                 flow.learn_bytes(items, packed if isinstance(packed, Packed) else None)
+            if self.insights is not None:
+                self.insights.sent(len(items), packed.nbytes if isinstance(packed, Packed) else 0)
             with self.lock:
                 if flow.is_over():
                     return
-                chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed)
+                turn = flow.turn if self.orders_tasks else None
+                worker = None if turn is None else turn % engine.size
+                chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed, worker)
                 flow.ready.append(InFlight(chunk, items))
                 if isinstance(flow, TaskFlow):
                     if not self._singles:
@@ -264,8 +293,40 @@ class Pump:
         while self._given_up:
             self.abort(self._given_up.popleft(), CancelledError("the iterator was dropped"), kill=False)
 
+    def is_done(self, flow: Flow) -> bool:
+        """Whether all tasks of a call are settled, and workers have taken down what they set up for it."""
+        if not flow.is_complete():
+            return False
+        self._wind_up(flow)
+        return flow.wound_up
+
+    def _wind_up(self, flow: Flow) -> None:
+        """Have workers take down what they set up for a call; nothing of it is out any more."""
+        if flow.winding_up:
+            return
+        with self.lock:  # or another thread that leads might say that it is over before it has begun here
+            flow.winding_up = True
+            flow.wound_up = flow.session is None or not self.sessions.end(
+                flow.session, functools.partial(self._wound_up, flow)
+            )
+
+    def _wound_up(self, flow: Flow) -> None:
+        """All workers have taken a call's session down.  Under the lock."""
+        flow.wound_up = True
+        self._rouse(flow)
+
+    def _rouse(self, flow: Flow) -> None:
+        """Have the owner of a call look at it.  Under the lock."""
+        if flow.background:
+            self.background.stir(flow)
+        elif flow.waiter is not None:
+            flow.waiter.wake()
+
     def finish(self, flow: Flow) -> None:
         """End a call that is complete."""
+        failure = None if flow.session is None else self.sessions.failure(flow.session)
+        if flow.error is None:
+            flow.error = failure
         if isinstance(flow, MapFlow):
             flow.end()
         self._end(flow, flow.error)
@@ -301,15 +362,20 @@ class Pump:
             flow.finished = True
             flow.error = error
             self._flows.discard(flow)
+            if flow.session is not None:
+                self.sessions.drop(flow.session)
             if not flow.keeps_call:
                 self.book.close(flow.call)
             self.background.leave(flow)
             for chunk in flow.in_flight:  # all results are in, but the worker has not said so yet
                 self._owners.pop(chunk, None)
             flow.release()
+            self.sessions.sweep()
             flow.told = flow.callback is None
             self._ended.wake()
             self._dispatch()
+        if flow.progress is not None:
+            flow.progress.close(error)
         if flow.on_end is not None:
             flow.on_end()
         if flow.callback is not None:
@@ -367,10 +433,13 @@ class Pump:
             events = self.engine.wait(0)
             with self.lock:
                 self._deliver(events)
+                self._dispatch()
             return True
         if flow.waiter is None:
             flow.waiter = Waiter()
-        return self.wait_until(lambda: bool(flow.inbox) or flow.finished, flow.waiter, deadline)
+        return self.wait_until(
+            lambda: bool(flow.inbox) or flow.finished or flow.wound_up, flow.waiter, deadline
+        )
 
     def wait_until(self, ready: Callable[[], bool], waiter: Waiter, deadline: float | None) -> bool:
         """Lead, or follow, until ``ready()``; return False if the deadline came first.
@@ -420,6 +489,8 @@ class Pump:
             with self.lock:
                 self._deliver(events)
                 self._dispatch()
+            if self._logged:
+                self._log()
             return None
         except BaseException:
             if self.leader is me and (events is not None or not engine.intact()):
@@ -452,10 +523,9 @@ class Pump:
                         continue  # of a call that was given up
                     if flow.arrive(event):
                         del owners[event.chunk]
-                    if flow.background:
-                        self.background.stir(flow)
-                    elif flow.waiter is not None:
-                        flow.waiter.wake()
+                    self._rouse(flow)
+                    if self.insights is not None and isinstance(event, Outcomes):
+                        self._record(event, flow)
                     if self.hooks is not None and isinstance(event, Outcomes):
                         self.hooks.pools_chunk_done(
                             pool_id=self.pool_id,
@@ -466,13 +536,43 @@ class Pump:
                         )
                 elif isinstance(event, Broken):
                     self._give_up(event)
-                elif self.hooks is not None:
+                elif isinstance(event, SessionEnded | SessionLost):
+                    self.sessions.arrive(event)
+                    if self.insights is not None and isinstance(event, SessionEnded):
+                        self.insights.worker_exited(event.worker, event.seconds)
+                elif isinstance(event, SessionOver):
+                    self.sessions.over(event.session)
+                elif isinstance(event, Logged):
+                    self._logged.append(event.data)
+                else:
                     self._tell(event)
         except BaseException:
             self._torn = True
             raise
 
+    def _record(self, event: Outcomes, flow: Flow) -> None:
+        assert self.insights is not None
+        self.insights.received(event.values.nbytes if isinstance(event.values, Packed) else 0)
+        if event.times is not None:
+            out = flow.in_flight.get(event.chunk)
+            start = flow.inbox[-1][0].chunk.start if out is None else out.chunk.start
+            self.insights.measured(event.times, start, event.last)
+
+    def _log(self) -> None:
+        """Hand workers' log records to this process's handlers.  Not under the lock: they are anybody's."""
+        from pools_core import logs
+
+        while self._logged:
+            logs.handle(self._logged.popleft())
+
     def _tell(self, event: WorkerStarted | WorkerDied) -> None:
+        if self.insights is not None:
+            if isinstance(event, WorkerDied):
+                self.insights.died()
+            elif event.number is not None:
+                self.insights.worker_started(event.number, event.seconds)
+        if self.hooks is None:
+            return
         if isinstance(event, WorkerStarted):
             self.hooks.pools_worker_started(pool_id=self.pool_id, worker=event.worker)
         else:
@@ -501,6 +601,7 @@ class Pump:
         self._torn = False
         old.shutdown(wait=False, kill=True)
         self.book.enter_all(self.engine)
+        self.sessions.torn()
         self._owners.clear()
         self._hungry.clear()
         self._singles.clear()
@@ -512,10 +613,7 @@ class Pump:
                     self._hungry.append(flow)
             for out in list(flow.in_flight.values()):
                 flow.arrive(ChunkLost(out.chunk.id, None, Interrupted("Ctrl-C")))
-            if flow.background:
-                self.background.stir(flow)
-            elif flow.waiter is not None:
-                flow.waiter.wake()
+            self._rouse(flow)
         if self._singles:
             self._hungry.append(self._singles)
 
@@ -556,14 +654,37 @@ class Pump:
                 if isinstance(flow, MapFlow) and flow.iterates:
                     flow.stop_input(PoolClosedError("the pool was closed before all input was taken"))
             self._joining = True
-        if not self.engine.inline and not self.wait_until(self._imaps_quiet, Waiter(), deadline):
-            return False
+        if not self.engine.inline:
+            for quiet in (self._imaps_quiet, self._imaps_wound_up):
+                if not self.wait_until(quiet, Waiter(), deadline):
+                    return False
         if not self._wait_for_ends(lambda: all(map(_iterates, self._flows)), deadline):
             return False
         return self.callbacks.drain(None if deadline is None else max(0.0, deadline - monotonic()))
 
     def _imaps_quiet(self) -> bool:
         return not any((flow.in_flight or flow.ready) and _iterates(flow) for flow in self._flows)
+
+    def _imaps_wound_up(self) -> bool:
+        """Whether workers have taken down what they set up for iterators that nobody need read any more."""
+        iterating = [flow for flow in self._flows if _iterates(flow)]
+        for flow in iterating:
+            self._wind_up(flow)
+        return all(flow.wound_up for flow in iterating)
+
+    def end_kept_session(self, timeout: float | None) -> bool:
+        """Have workers take down what lives as long as the pool; return False if the time was up first."""
+        waiter = Waiter()
+        deadline = None if timeout is None else monotonic() + timeout
+        self.sessions.end_kept(waiter.wake)
+        while not self.sessions.kept_is_over():
+            if self.engine.inline:
+                events = self.engine.wait(0)
+                with self.lock:
+                    self._deliver(events)
+            elif not self.wait_until(self.sessions.kept_is_over, waiter, deadline):
+                return False
+        return True
 
     def terminate(self, why: str) -> None:
         """Drop everything and end the workers at once.  May be called from anywhere, any number of times."""

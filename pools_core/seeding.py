@@ -9,10 +9,11 @@ share them.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
 __all__ = ["task_rng", "task_seed"]
 
@@ -25,6 +26,8 @@ class _Current(threading.local):
 
     def __init__(self) -> None:
         self.task: TaskIndex | None = None
+        self.worker: int | None = None
+        """Number of the worker whose task it is."""
         self.rng: tuple[TaskIndex, int, random.Random] | None = None
 
 
@@ -34,22 +37,20 @@ class TaskIndex:
     Args:
         seed: the call's seed, or None.
         start: index of the chunk's first task.
-        board: the runner's board, where the running task's offset stands.
-        slot: which element of the board holds it.
+        values: the results of the chunk's tasks so far: as many as have been run.
     """
 
-    __slots__ = ("board", "seed", "slot", "start")
+    __slots__ = ("seed", "start", "values")
 
-    def __init__(self, seed: int | None, start: int, board: Board, slot: int) -> None:
+    def __init__(self, seed: int | None, start: int, values: Sequence[Any]) -> None:
         self.seed = seed
         self.start = start
-        self.board = board
-        self.slot = slot
+        self.values = values
 
     @property
     def index(self) -> int:
         """Index of the running task in its call's input."""
-        return self.start + self.board[self.slot]
+        return self.start + len(self.values)
 
 
 Board = memoryview | list[int]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
+import sys
 
 import pytest
 
@@ -11,6 +14,11 @@ from pools_core.testing.leaks import nothing_left_behind
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell without job control: children would ignore Ctrl-C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # pytest-xdist starts its workers with ``-c``, which looks like a prompt; let tests, and the processes
+    # that they start, see the main module of ``python -m pytest``.
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("pytest.__main__")
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pools_core.calls import Call, Packed
-from pools_gearman.wire import RunJob
+from pools_gearman.wire import RunJob, plain
 
 __all__ = ["CallCache", "KnownCall"]
 
@@ -79,5 +79,5 @@ def _copied(call: Call) -> Call:
     """Return a call that does not refer to the packet that it came in."""
     function = call.function
     assert isinstance(function, Packed)
-    data = Packed(bytes(function.data), [bytes(buffer) for buffer in function.buffers])
+    data = Packed(bytes(function.data), [bytes(buffer) for buffer in plain(function.buffers)])
     return replace(call, function=data)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from pools_core.calls import Chunk, Outcomes, type_buffer
 from pools_core.errors import SecurityError, TransportError
-from pools_core.frames import ChunkEvent
+from pools_core.frames import Relayed
 from pools_core.protocol import Broken, ChunkLost, Event, Interrupted, WorkerDied, WorkerStarted
 from pools_gearman import wire
 from pools_gearman.connection import Link, close_all
@@ -325,7 +325,7 @@ class Client:
             else:  # the true answer may still come
                 self.say_once(f"a frame that came as part of a node's answer was refused: {error.why}")
 
-    def _event(self, job: Job, run: int, number: int, event: ChunkEvent, *, last: bool) -> None:
+    def _event(self, job: Job, run: int, number: int, event: Relayed, *, last: bool) -> None:
         chunk = job.chunk
         if chunk is None:
             return
@@ -333,7 +333,12 @@ class Client:
             self._ran_again(job, chunk, last=last)
             return
         ends = event.last if isinstance(event, Outcomes) else True
-        if number != job.number or event.chunk != chunk.id or ends is not last:
+        if (
+            number != job.number
+            or not isinstance(event, wire.OF_A_CHUNK)
+            or event.chunk != chunk.id
+            or ends is not last
+        ):
             raise RefusedFrameError(Why.REPLAYED)
         job.run = run
         job.number += 1

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
-from pools_core.calls import Call, Chunk, Convention, Outcomes, Refused
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Refused, Returned, Session, SetupFailed
 from pools_core.errors import TransportError
-from pools_core.protocol import Broken, ChunkLost, Engine, Event
+from pools_core.protocol import Broken, ChunkLost, Engine, Event, SessionOver
 from pools_core.waiter import Waiter
 from pools_gearman.client import FAREWELL, Client
 from pools_gearman.connection import tls_context
@@ -142,6 +142,11 @@ class GearmanEngine(Engine):
         """Forget the call; nodes forget those that they have not heard of for long."""
         self._call("close_call", call.id)
 
+    def end(self, session: Session, leave: bool) -> None:
+        """Have every node that has had a chunk of the session take it down."""
+        if leave:
+            self._post([SessionOver(session.id)])
+
     def submit(self, chunk: Chunk) -> None:
         """Have the I/O thread send a chunk."""
         self._out.add(chunk.id)
@@ -226,7 +231,7 @@ class GearmanEngine(Engine):
                 self._out.discard(event.chunk)
                 old = self._seconds
                 self._seconds = spent if old is None else MEMORY * old + (1 - MEMORY) * spent
-            elif isinstance(event, ChunkLost | Refused):
+            elif isinstance(event, ChunkLost | Refused | Returned | SetupFailed):
                 self._out.discard(event.chunk)
                 self._spent.pop(event.chunk, None)
             elif isinstance(event, Broken):

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from pools_core.calls import Call, Chunk, Outcomes, Refused
-from pools_core.protocol import ChunkLost, Engine, Event
+from pools_core.calls import Call, Chunk, Outcomes
+from pools_core.protocol import Engine, Event
+from pools_gearman.wire import OF_A_CHUNK
 
 __all__ = ["Gateway"]
 
@@ -112,9 +113,6 @@ class Gateway:
 
     def _arrived(self, events: Sequence[Event]) -> None:
         for event in events:
-            if isinstance(event, Outcomes):
-                if event.last:
-                    self.busy.discard(event.chunk)
-            elif isinstance(event, ChunkLost | Refused):
+            if isinstance(event, OF_A_CHUNK) and not (isinstance(event, Outcomes) and not event.last):
                 self.busy.discard(event.chunk)
         self._take(self, events)

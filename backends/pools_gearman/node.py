@@ -23,9 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pools_core.calls import Chunk, Outcomes, Refused, type_buffer
+from pools_core.calls import Chunk, Outcomes, type_buffer
 from pools_core.errors import TransportError, UnsupportedOptionError
-from pools_core.frames import ChunkEvent
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied
 from pools_gearman import wire
 from pools_gearman.callcache import CallCache, KnownCall
@@ -36,7 +35,7 @@ from pools_gearman.packets import Command, Packet
 from pools_gearman.settings import GearmanSettings, NodeSettings
 from pools_gearman.signing import Direction, RefusedFrameError, ReplayGuard, Signer, Why
 from pools_gearman.watch import beat
-from pools_gearman.wire import Kind, Names, NodeId
+from pools_gearman.wire import OF_A_CHUNK, ChunkEvent, Kind, Names, NodeId
 
 __all__ = ["Node"]
 
@@ -348,7 +347,7 @@ class Node:
     def _took(self, gateway: Gateway, events: Sequence[Event]) -> None:
         """The local pool has something to say."""
         for event in events:
-            if isinstance(event, Outcomes | Refused | ChunkLost):
+            if isinstance(event, OF_A_CHUNK):
                 held = self.held.get(event.chunk)
                 if held is not None:
                     self._answer(held, event)

@@ -47,7 +47,7 @@ class GearmanPool(Pool):
         self._max_retries = chosen.max_retries
         made = itertools.count()
         # Only the first waits for a server; one that replaces it after Ctrl-C need not.
-        super().__init__(lambda: GearmanEngine(chosen, wait=next(made) == 0), "gearman")
+        super().__init__(lambda: GearmanEngine(chosen, wait=next(made) == 0), "gearman", chosen)
 
     def _settings(self, options: CallOptions, chunksize: float | None) -> CallSettings:
         read = super()._settings(options, chunksize)

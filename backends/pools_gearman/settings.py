@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from pools_core.config import Config, ConfigSource, load, settings, whole_number
 from pools_core.errors import SecurityError
+from pools_core.pool_options import PoolSettings
 
 __all__ = [
     "Address",
@@ -83,9 +84,9 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class GearmanSettings:
-    """What both ends of a cluster can be told.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GearmanSettings(PoolSettings):
+    """What both ends of a cluster can be told; and what any pool can.
 
     Attributes:
         job_servers: addresses, ``host:port``; they share the load and stand in for one another.
@@ -127,6 +128,7 @@ class GearmanSettings:
 
     def __post_init__(self) -> None:
         """Check the values, and hold them in one form."""
+        self.check_common()
         given: Any = self.job_servers
         servers = (given,) if isinstance(given, str) else tuple(given)
         servers = tuple(part for text in servers for part in str(text).split(",") if part.strip())

@@ -20,22 +20,36 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from pools_core.calls import Call, Chunk, type_buffer
+from pools_core import frames
+from pools_core.calls import (
+    Call,
+    Carried,
+    Chunk,
+    Outcomes,
+    Refused,
+    Returned,
+    SetupFailed,
+    type_buffer,
+    type_part,
+)
 from pools_core.frames import (
-    ChunkEvent,
+    Relayed,
     decode_call,
     decode_chunk,
-    decode_event,
+    decode_relayed,
     encode_call,
     encode_chunk,
-    encode_event,
+    encode_relayed,
 )
+from pools_core.protocol import ChunkLost
 from pools_gearman.signing import RefusedFrameError, Why
 
 __all__ = [
+    "OF_A_CHUNK",
     "Body",
+    "ChunkEvent",
     "Kind",
     "Names",
     "NodeId",
@@ -48,6 +62,11 @@ __all__ = [
     "refusal",
     "split",
 ]
+
+
+ChunkEvent = Outcomes | Refused | Returned | SetupFailed | ChunkLost
+OF_A_CHUNK: Final = (Outcomes, Refused, Returned, SetupFailed, ChunkLost)
+"""What is said of a chunk; all but ``Outcomes`` end it."""
 
 
 class Kind(enum.IntEnum):
@@ -74,8 +93,15 @@ _REFUSAL: Final = b"POOL-REFUSED "
 MOST_PARTS: Final = 1 << 20
 
 
-def join(kind: Kind, parts: Sequence[type_buffer]) -> list[type_buffer]:
+def plain(parts: Sequence[type_part]) -> list[type_buffer]:
+    """Return parts of which none was put elsewhere: this engine holds nothing."""
+    assert not any(isinstance(part, Carried) for part in parts)
+    return cast("list[type_buffer]", list(parts))
+
+
+def join(kind: Kind, parts: Sequence[type_part]) -> list[type_buffer]:
     """Return the buffers of a body; small parts are joined, large ones are left as they are."""
+    parts = plain(parts)
     sizes = [len(part) if type(part) is bytes else memoryview(part).nbytes for part in parts]
     head = _HEAD.pack(kind, len(parts)) + struct.pack(f"<{len(sizes)}Q", *sizes)
     if sum(sizes) < 1 << 16:
@@ -127,7 +153,7 @@ class PackedCall:
     @classmethod
     def of(cls, call: Call) -> PackedCall:
         """Pack a call."""
-        parts = tuple(encode_call(call))
+        parts = tuple(plain(encode_call(call)))
         digest = hashlib.sha256()
         for part in parts:
             digest.update(struct.pack("<Q", memoryview(part).nbytes))
@@ -151,7 +177,7 @@ class RunJob:
 
     def open_call(self) -> Call:
         """Return the call, its function still packed."""
-        return decode_call(self.call)
+        return decode_call(self.call, {})
 
     def open_chunk(self, sent: Call) -> Chunk:
         """Return the chunk, its items still packed.
@@ -187,18 +213,18 @@ def decode_run(body: Body) -> RunJob:
 # ── answers ──
 
 
-def encode_event_body(run: int, event: ChunkEvent) -> list[type_buffer]:
+def encode_event_body(run: int, event: Relayed) -> list[type_buffer]:
     """Return the body that says what became of a chunk.
 
     Args:
         run: a number for this execution of the job: a server may give a job out a second time.
         event: what to say.
     """
-    kind, parts = encode_event(event)
+    kind, parts = encode_relayed(event)
     return join(Kind.EVENT, [_EVENT.pack(run, kind), *parts])
 
 
-def decode_event_body(body: Body) -> tuple[int, ChunkEvent]:
+def decode_event_body(body: Body) -> tuple[int, Relayed]:
     """Return the run's number and what became of the chunk.
 
     Raises:
@@ -206,7 +232,7 @@ def decode_event_body(body: Body) -> tuple[int, ChunkEvent]:
     """
     try:
         run, kind = _EVENT.unpack(body.parts[0])
-        return run, decode_event(kind, body.parts[1:])
+        return run, decode_relayed(frames.Kind(kind), body.parts[1:])
     except (IndexError, struct.error, ValueError, TypeError, EOFError):
         raise RefusedFrameError(Why.MALFORMED) from None
 

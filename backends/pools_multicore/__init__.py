@@ -17,21 +17,38 @@ if TYPE_CHECKING:
 
     from pools_core.config import ConfigSource
     from pools_core.cpus import cpu_count as cpu_count
+    from pools_multicore.mpire_arguments import chunk_tasks as chunk_tasks
+    from pools_multicore.mpire_arguments import make_single_arguments as make_single_arguments
     from pools_multicore.pool import MulticorePool as MulticorePool
     from pools_multicore.process import stop_forkserver as stop_forkserver
     from pools_multicore.settings import MulticoreSettings as MulticoreSettings
+    from pools_multicore.workerpool import WorkerPool as WorkerPool
 
 __all__ = [
     "MakePool",
     "MulticorePool",
     "MulticoreSettings",
     "RunMain",
+    "WorkerPool",
     "capabilities",
+    "chunk_tasks",
     "cpu_count",
+    "make_single_arguments",
     "stop_forkserver",
 ]
 
-capabilities: Final = frozenset({"cpu_ids", "daemon", "n_jobs", "start_method", "task_timeout"})
+capabilities: Final = frozenset(
+    {
+        "blas_threads",
+        "cpu_ids",
+        "daemon",
+        "max_worker_memory",
+        "n_jobs",
+        "order_tasks",
+        "start_method",
+        "task_timeout",
+    }
+)
 """Options that this backend can honour beyond the basics."""
 
 
@@ -69,6 +86,14 @@ def __getattr__(name: str) -> Any:
         from pools_multicore.pool import MulticorePool
 
         return MulticorePool
+    if name == "WorkerPool":
+        from pools_multicore.workerpool import WorkerPool
+
+        return WorkerPool
+    if name in ("chunk_tasks", "make_single_arguments"):
+        from pools_multicore import mpire_arguments
+
+        return getattr(mpire_arguments, name)
     if name == "stop_forkserver":
         from pools_multicore.process import stop_forkserver
 

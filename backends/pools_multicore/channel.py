@@ -13,18 +13,22 @@ from __future__ import annotations
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
-from pools_core.calls import type_buffer
+from pools_core.calls import Carried, type_buffer, type_part
 from pools_core.frames import Frame, Kind
+from pools_multicore.arena import LARGE_ENOUGH, Reference
 
 __all__ = ["FrameReader", "Outbox", "read_frames", "write_frame"]
 
 _HEAD: Final = struct.Struct("<HxxI")
 _LENGTH: Final = struct.Struct("<Q")
 _HEAD_OF_TWO: Final = struct.Struct("<HxxIQQ")
+_REFERENCE: Final = struct.Struct("<QQ")
+_BY_REFERENCE: Final = 1 << 63
+"""Stands for the length of a part that lies elsewhere."""
 _KINDS: Final = {int(kind): kind for kind in Kind}
 
 BUFFER: Final = 64 * 1024
@@ -37,17 +41,40 @@ AT_ONCE: Final = 64
 """Parts in one system call; far below the kernel's limit (IOV_MAX, 1024)."""
 
 
-def frame_bytes(kind: Kind, parts: Sequence[type_buffer]) -> list[type_buffer]:
-    """Return a frame as a few buffers: small parts joined with the head, large ones as they are."""
+Put = Callable[[type_part], type_buffer | Reference]
+"""Says how a large part goes: as it is, or by a reference to where it lies."""
+
+
+def frame_bytes(kind: Kind, parts: Sequence[type_part], put: Put | None = None) -> list[type_buffer]:
+    """Return a frame as a few buffers: small parts joined with the head, large ones as they are.
+
+    Args:
+        kind: what it is.
+        parts: its parts.
+        put: asked for each part of ``LARGE_ENOUGH`` bytes.
+    """
     if len(parts) == 2 and type(parts[0]) is type(parts[1]) is bytes:  # nearly all frames are like this
-        first, second = len(parts[0]), len(parts[1])
-        if first < LARGE > second:
-            return [b"".join((_HEAD_OF_TWO.pack(kind, 2, first, second), *parts))]
-    lengths = [len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts]
+        first, second = cast("Sequence[bytes]", parts)
+        if len(first) < LARGE > len(second):
+            return [b"".join((_HEAD_OF_TWO.pack(kind, 2, len(first), len(second)), first, second))]
+    carried: list[type_buffer] = []
+    lengths = []
+    for part in parts:
+        length = len(part) if isinstance(part, bytes | bytearray) else part.nbytes
+        if put is not None and length >= LARGE_ENOUGH:
+            way = put(part)
+            if isinstance(way, Reference):
+                lengths.append(_BY_REFERENCE)
+                carried.append(_REFERENCE.pack(*way))
+                continue
+            part = way  # noqa: PLW2901  the very bytes, perhaps read back from where they lay
+        assert not isinstance(part, Carried)
+        lengths.append(length)
+        carried.append(part)
     small: list[type_buffer] = [_HEAD.pack(kind, len(parts)), struct.pack(f"<{len(parts)}Q", *lengths)]
     out: list[type_buffer] = []
-    for part, length in zip(parts, lengths, strict=True):
-        if length < LARGE:
+    for part, length in zip(carried, lengths, strict=True):
+        if length < LARGE or length == _BY_REFERENCE:
             small.append(part)
         else:
             out += (b"".join(small), part if isinstance(part, bytes | bytearray) else part.cast("B"))
@@ -63,9 +90,13 @@ class FrameReader:
     Fill ``space()``, say how much with ``filled(n)``, then take ``frames()``.  A part of 32 KiB or more
     is received straight into its own ``bytearray``, so it is copied once, by the kernel, and what is
     made of it is writable and private.
+
+    Args:
+        find: returns the memory of a part that lies elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[Reference], memoryview] | None = None) -> None:
+        self._find = find
         self.total = 0
         """Bytes so far."""
         self._buffer = bytearray(BUFFER)
@@ -135,6 +166,16 @@ class FrameReader:
             length = lengths[0]
             start = self._start
             waiting = self._end - start
+            if length == _BY_REFERENCE:
+                if waiting < _REFERENCE.size:
+                    return False
+                if self._find is None:
+                    raise ValueError("a part that lies elsewhere, of a peer that has no such place")
+                reference = Reference(*_REFERENCE.unpack_from(self._buffer, start))
+                self._start += _REFERENCE.size
+                self._parts.append(self._find(reference))
+                lengths.popleft()
+                continue
             if length < LARGE:
                 if waiting < length:
                     return False
@@ -159,18 +200,20 @@ class Outbox:
 
     Args:
         sock: the socket, non-blocking.
+        put: says how large parts go.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, put: Put | None = None) -> None:
         self._sock = sock
+        self._put = put
         self._waiting: deque[type_buffer] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def put(self, kind: Kind, parts: Sequence[type_buffer]) -> None:
+    def put(self, kind: Kind, parts: Sequence[type_part]) -> None:
         """Add a frame."""
-        self._waiting.extend(frame_bytes(kind, parts))
+        self._waiting.extend(frame_bytes(kind, parts, self._put))
 
     def flush(self) -> bool:
         """Send what the socket takes now; return whether that was all.
@@ -197,15 +240,17 @@ class Outbox:
         return True
 
 
-def write_frame(sock: socket.socket, kind: Kind, parts: Sequence[type_buffer]) -> None:
+def write_frame(sock: socket.socket, kind: Kind, parts: Sequence[type_part], put: Put | None = None) -> None:
     """Send a frame over a blocking socket."""
-    for buffer in frame_bytes(kind, parts):
+    for buffer in frame_bytes(kind, parts, put):
         sock.sendall(buffer)
 
 
-def read_frames(sock: socket.socket) -> Iterator[Frame]:
+def read_frames(
+    sock: socket.socket, find: Callable[[Reference], memoryview] | None = None
+) -> Iterator[Frame]:
     """Yield frames from a blocking socket until end-of-file."""
-    reader = FrameReader()
+    reader = FrameReader(find)
     while True:
         count = sock.recv_into(reader.space())
         if count == 0:

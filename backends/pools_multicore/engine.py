@@ -16,29 +16,49 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import marshal
 import os
 import selectors
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Any, Final
 
-from pools_core.calls import Call, Chunk
+import pools_multicore
+from pools_core import blas
+from pools_core.calls import (
+    Call,
+    Carried,
+    Chunk,
+    Outcomes,
+    Refused,
+    Returned,
+    Session,
+    SessionEnded,
+    SetupFailed,
+)
 from pools_core.errors import PoolsError, TransportError, WorkerDiedError
-from pools_core.frames import Kind, decode_outcomes, decode_refused, encode_call, encode_chunk
+from pools_core.frames import Kind, decode_event, encode_call, encode_chunk, encode_session
+from pools_core.payload import seal
 from pools_core.protocol import (
     Broken,
     ChunkLost,
     Engine,
     Event,
     Interrupted,
+    Logged,
+    SessionLost,
+    SessionOver,
     TimedOut,
     WorkerDied,
     WorkerStarted,
 )
-from pools_core.runner import CHUNK, STARTED
+from pools_core.setup import CHUNK, STARTED, Running
+from pools_core.workqueue import Endings
+from pools_multicore.arena import LARGE_ENOUGH, Arena
 from pools_multicore.handle import Seat, WorkerHandle
 from pools_multicore.inherit import close_in_forked_children, no_interrupt, starting
 from pools_multicore.process import Starter, check_not_importing_main, may_have_children
@@ -46,10 +66,32 @@ from pools_multicore.schedule import Place, Schedule
 from pools_multicore.settings import MulticoreSettings
 from pools_multicore.worker import REVOKED, TICKET
 
-__all__ = ["MulticoreEngine"]
+__all__ = ["LogLevelsSent", "MulticoreEngine"]
 
 STARTS: Final = 3
 """Workers that may die one after another before they are ready; then there is no point in starting more."""
+
+
+class LogLevelsSent:
+    """What workers have been told to log."""
+
+    def __init__(self) -> None:
+        self.levels: Any = None
+        self._token: Any = None
+        self.changed()
+
+    def changed(self) -> bool:
+        """Look whether this process wants other records than before."""
+        if "logging" not in sys.modules:
+            return False
+        from pools_core import logs
+
+        if not logs.changed(self._token):
+            return False
+        before = self.levels
+        self._token = logs.fingerprint()
+        self.levels = logs.snapshot()
+        return bool(before != self.levels)
 
 
 class MulticoreEngine(Engine):
@@ -64,7 +106,7 @@ class MulticoreEngine(Engine):
         AssertionError: this process is a worker that may have no children.
     """
 
-    capabilities = frozenset({"n_jobs", "start_method", "daemon", "cpu_ids", "task_timeout"})
+    capabilities = pools_multicore.capabilities
 
     def __init__(self, settings: MulticoreSettings) -> None:
         assert may_have_children(), (
@@ -82,6 +124,9 @@ class MulticoreEngine(Engine):
         self._deferred: set[WorkerHandle] = set()
         self._failed_starts = 0
         self._deaths: dict[int, int] = {}
+        self._endings = Endings()
+        self._log = LogLevelsSent()
+        self._arena = Arena()
         self._timed = 0
         self._waiting = False
         self._touching = False
@@ -114,7 +159,44 @@ class MulticoreEngine(Engine):
         return self._schedule.room()
 
     def open(self, call: Call) -> None:
-        """Nothing yet: a call is sent to a worker along with its first chunk there."""
+        """Tell workers what is logged; the call itself goes to a worker along with its first chunk there."""
+        if not self._log.changed():
+            return
+        with self._lock:
+            parts = [marshal.dumps(self._log.levels, 2)]
+            for worker in self._workers.values():
+                worker.outbox.put(Kind.LOG, parts)
+                self._flush_soon(worker)
+
+    def hold(self, view: memoryview) -> Carried | None:
+        """Put a large buffer into shared memory."""
+        return self._arena.hold(view) if view.nbytes >= LARGE_ENOUGH else None
+
+    def check(self, session: Session) -> None:
+        """Pickle a shared object now, while that can be told the caller, if not every worker inherits it."""
+        shared = session.shared
+        if shared is None:
+            return
+        with self._lock:
+            lacking = any(shared.id not in worker.inherits for worker in self._workers.values())
+            if lacking or not self._starter.inherits(shared.id):
+                shared.packed(self.hold)
+
+    def end(self, session: Session, leave: bool) -> None:
+        """Have the workers that know a session take it down."""
+        with self._lock:
+            workers = [worker for worker in self._workers.values() if session.id in worker.sessions]
+            for worker in workers:
+                del worker.sessions[session.id]
+                worker.outbox.put(Kind.END, [marshal.dumps((session.id, leave), 2)])
+                if leave:
+                    worker.ending[session.id] = session
+                else:
+                    self._timed -= session.exit_timeout is not None
+                self._flush_soon(worker)
+            if leave and self._endings.begin(session.id, [worker.number for worker in workers]):
+                self._events.append(SessionOver(session.id))
+                self.wake()
 
     def close(self, call: Call) -> None:
         """Have the workers that know a call forget it."""
@@ -129,7 +211,7 @@ class MulticoreEngine(Engine):
         """Send a chunk to the worker that suits it best, or start one for it."""
         with self._lock:
             if not self._shut:
-                self._give(chunk, self._schedule.place())
+                self._give(chunk, self._place(chunk))
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Wait on every worker's line at once."""
@@ -182,8 +264,9 @@ class MulticoreEngine(Engine):
 
     def wake(self) -> None:
         """Make ``wait`` return."""
-        with contextlib.suppress(BlockingIOError, OSError):  # full of wake-ups, or closed: both will do
-            os.write(self._wake_in, b"w")
+        with contextlib.suppress(BlockingIOError, OSError):  # full of wake-ups, or just closed: both will do
+            if self._open_fds:
+                os.write(self._wake_in, b"w")
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Take a chunk back from its line, or have its worker stop with it."""
@@ -220,12 +303,16 @@ class MulticoreEngine(Engine):
 
     # --- placing chunks -------------------------------------------------------------------------------
 
+    def _place(self, chunk: Chunk) -> Place:
+        """Decide where a chunk goes.  Under the lock, as all that follows."""
+        return self._schedule.place() if chunk.worker is None else self._schedule.place_at(chunk.worker)
+
     def _give(self, chunk: Chunk, place: Place) -> None:
-        """Send a chunk to its place.  Under the lock, as all that follows."""
+        """Send a chunk to its place."""
         if place.worker is None:
-            if not self._start_worker():
+            if not self._start_worker(chunk.worker):
                 return  # nothing can run any more, and every call is about to hear of it
-            place = self._schedule.place(grow=False)
+            place = self._schedule.place(grow=False) if chunk.worker is None else self._place(chunk)
         if place.worker is None:
             self._homeless.append(chunk)
             return
@@ -235,13 +322,24 @@ class MulticoreEngine(Engine):
             worker.last_ticket += 1
             seat.ticket = worker.last_ticket
             os.write(worker.tickets_in, TICKET.pack(seat.ticket))
+        session = chunk.call.session
+        if session is not None and session.id not in worker.sessions:
+            worker.sessions[session.id] = session
+            self._timed += session.exit_timeout is not None
+            inherited = session.shared is not None and session.shared.id in worker.inherits
+            worker.outbox.put(Kind.SESSION, encode_session(session, inherited, self.hold))
         if chunk.call.id not in worker.knows:
             worker.knows.add(chunk.call.id)
             worker.outbox.put(Kind.CALL, encode_call(chunk.call))
+        if worker.memory_reader.freed:
+            worker.outbox.put(Kind.FREED, [marshal.dumps(worker.memory_reader.take_freed(), 2)])
         worker.outbox.put(Kind.CHUNK, encode_chunk(chunk, seat.ticket))
         worker.seats.append(seat)
-        self._schedule.gave(worker.number, chunk.id)
-        self._timed += chunk.call.task_timeout is not None
+        self._schedule.gave(worker.number, chunk.id, bound=chunk.worker is not None)
+        if chunk.call.limited:
+            self._timed += 1
+            if self._waiting:
+                self.wake()  # whoever sleeps there knows of no limit yet
         if place.behind:
             self._flush_soon(worker)
         else:
@@ -270,8 +368,8 @@ class MulticoreEngine(Engine):
     def _balance(self) -> None:
         """Before going to sleep: nobody is idle while another has chunks in line, and all has been sent."""
         while self._homeless and not self._shut:
-            place = self._schedule.place()
-            self._give(self._homeless.popleft(), place)
+            chunk = self._homeless.popleft()
+            self._give(chunk, self._place(chunk))
         while (theft := self._schedule.steal()) is not None and not self._shut:
             victim, place = theft
             if not self._steal(self._workers[victim], place):
@@ -296,7 +394,7 @@ class MulticoreEngine(Engine):
         """Strike a chunk from a worker's line."""
         worker.seats.remove(seat)
         self._schedule.ended(worker.number, seat.chunk.id, seconds)
-        self._timed -= seat.chunk.call.task_timeout is not None
+        self._timed -= seat.chunk.call.limited
 
     def _cancel_seat(self, worker: WorkerHandle, seat: Seat, kill: bool) -> None:
         seat.dropped = True
@@ -320,11 +418,11 @@ class MulticoreEngine(Engine):
 
     # --- workers --------------------------------------------------------------------------------------
 
-    def _start_worker(self) -> bool:
-        """Start a worker; False to give up."""
+    def _start_worker(self, slot: int | None = None) -> bool:
+        """Start a worker, in a slot that may be given; False to give up."""
         check_not_importing_main()
         try:
-            self._start_one()
+            self._start_one(self._free_slot() if slot is None else slot)
         except OSError as error:  # no process or descriptor to be had, or the fork server died
             self._failed_starts += 1
             if self._failed_starts >= STARTS and not self._workers:
@@ -332,13 +430,15 @@ class MulticoreEngine(Engine):
                 return False
         return True
 
-    def _start_one(self) -> None:
+    def _start_one(self, slot: int) -> None:
         number = next(self._numbers)
-        slot = self._free_slot()
-        cpus = self._settings.cpu_ids[slot] if self._settings.cpu_ids is not None else None
         with no_interrupt(), starting():  # a process that was started must be known
+            if self._settings.blas_threads is not None:
+                blas.prepare_parent()
             self._starter.ready()
-            worker = WorkerHandle(slot, f"pools worker {number}", self._settings.daemon, cpus)
+            worker = WorkerHandle(
+                slot, f"pools worker {number}", self._settings, self._arena, self._log.levels
+            )
             try:
                 worker.start(self._starter)
             except OSError:
@@ -400,24 +500,46 @@ class MulticoreEngine(Engine):
                 return
 
     def _handle(self, worker: WorkerHandle, kind: Kind, parts: list[Any]) -> None:
-        if kind is Kind.OUTCOMES:
-            outcomes = decode_outcomes(parts)
-            seat = self._seat_of(worker, outcomes.chunk)
-            seat.seconds += outcomes.seconds
-            if outcomes.last:
-                self._leave(worker, seat, seat.seconds)
-            if not seat.dropped:
-                self._events.append(outcomes)
-        elif kind is Kind.REFUSED:
-            refused = decode_refused(parts)
-            seat = self._seat_of(worker, refused.chunk)
-            self._leave(worker, seat, None)
-            if not seat.dropped:
-                self._events.append(refused)
-        elif kind is Kind.READY:
+        if kind is Kind.READY:
             worker.ready = True
             self._failed_starts = 0
-            self._events.append(WorkerStarted(worker.name))
+            self._events.append(WorkerStarted(worker.name, worker.number, worker.age))
+            return
+        if kind is Kind.RETIRED:
+            worker.retired = True
+            return
+        if kind is Kind.FREED:
+            self._arena.freed(marshal.loads(parts[0]), worker.number)
+            return
+        if kind is Kind.LOG:
+            self._events.append(Logged(bytes(parts[0])))
+            return
+        event = decode_event(kind, parts)
+        if isinstance(event, SessionEnded):
+            self._ended(worker, event)
+        else:
+            self._progressed(worker, event)
+
+    def _progressed(self, worker: WorkerHandle, event: Outcomes | Refused | Returned | SetupFailed) -> None:
+        seat = self._seat_of(worker, event.chunk)
+        if isinstance(event, Outcomes):
+            seat.seconds += event.seconds
+            if event.last:
+                self._leave(worker, seat, seat.seconds)
+        else:
+            self._leave(worker, seat, None)
+        if not seat.dropped:
+            self._events.append(event)
+
+    def _ended(self, worker: WorkerHandle, event: SessionEnded | SessionLost) -> None:
+        """Pass on what came of a session's end in a worker."""
+        self._events.append(event)
+        # One that is about to retire says it unasked.
+        session = worker.ending.pop(event.session, None) or worker.sessions.pop(event.session, None)
+        if session is not None:
+            self._timed -= session.exit_timeout is not None
+            if self._endings.said(session.id, worker.number):
+                self._events.append(SessionOver(session.id))
 
     def _seat_of(self, worker: WorkerHandle, chunk: int) -> Seat:
         first = worker.seats[0]
@@ -429,19 +551,24 @@ class MulticoreEngine(Engine):
         """A worker's line is at its end: learn how it ended, and say what became of its chunks."""
         process = worker.process
         assert process is not None
-        running = worker.running()
+        running, memory = worker.running(), worker.memory
         process.kill(tree=False)  # whatever it started and left behind in its group
         exitcode = process.reap()
         self._discard(worker)
-        expected = self._shut and exitcode == 0
-        died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode)
+        expected = worker.retired or (self._shut and exitcode == 0)
+        died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode, memory)
         if not worker.ready and not self._shut and not worker.condemned:
             self._failed_starts += 1
         for seat in worker.seats:
-            self._timed -= seat.chunk.call.task_timeout is not None
+            self._timed -= seat.chunk.call.limited
             if not seat.dropped:
                 self._lose(worker, seat, running, died)
         worker.seats.clear()
+        leaving = -running.chunk if running is not None else 0
+        for session in [*worker.ending, *(one for one in worker.sessions if one == leaving)]:
+            self._lose_session(worker, session, running, died)
+        for known in worker.sessions.values():
+            self._timed -= known.exit_timeout is not None
         if not expected:
             self._events.append(died)
         if self._failed_starts >= STARTS:
@@ -449,26 +576,35 @@ class MulticoreEngine(Engine):
         if not self._homeless:
             self._deaths.clear()
 
-    def _lose(
-        self, worker: WorkerHandle, seat: Seat, running: tuple[int, int] | None, died: WorkerDied
-    ) -> None:
+    def _lose(self, worker: WorkerHandle, seat: Seat, running: Running | None, died: WorkerDied) -> None:
         chunk = seat.chunk
-        if running is None and seat is worker.seats[0] and worker.ready:
+        if running is None and seat is worker.seats[0] and worker.ready and not worker.retired:
             # It was about to begin.  A chunk under which worker after worker dies shall not end them all.
             self._deaths[chunk.id] = self._deaths.get(chunk.id, 0) + 1
             if self._deaths[chunk.id] < STARTS:
                 self._homeless.append(chunk)
             else:
                 self._events.append(ChunkLost(chunk.id, 0, died))
-        elif running is None or running[0] != chunk.id:
+        elif running is None or running.chunk != chunk.id:
             self._homeless.append(chunk)  # it had not begun
         elif worker.timed_out is None:
-            self._events.append(ChunkLost(chunk.id, running[1], died))
+            self._events.append(ChunkLost(chunk.id, running.offset, died, running.span))
         elif worker.timed_out == running:
-            self._events.append(ChunkLost(chunk.id, running[1], TimedOut(worker.name)))
+            self._events.append(ChunkLost(chunk.id, running.offset, TimedOut(worker.name)))
         else:
             # The task that was condemned ended just before the kill, and the next one had hardly begun.
             self._events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
+
+    def _lose_session(
+        self, worker: WorkerHandle, session: int, running: Running | None, died: WorkerDied
+    ) -> None:
+        """A worker ended that had still to take a session down."""
+        if worker.retired or worker.condemned:
+            self._ended(worker, SessionEnded(session, worker.number, seal([])))
+        elif worker.timed_out is not None and worker.timed_out == running:
+            self._ended(worker, SessionLost(session, TimedOut(worker.name)))
+        else:
+            self._ended(worker, SessionLost(session, died))
 
     def _break(self, error: PoolsError) -> None:
         """Workers cannot start, or die before they are ready: give up, so that nobody waits for ever."""
@@ -484,6 +620,7 @@ class MulticoreEngine(Engine):
     def _discard(self, worker: WorkerHandle) -> None:
         """Let go of a worker."""
         self._unregister(worker)
+        self._arena.gone(worker.number)
         worker.close()
         del self._workers[worker.number]
         self._schedule.forget_worker(worker.number)
@@ -515,6 +652,7 @@ class MulticoreEngine(Engine):
             return
         self._open_fds = False
         self._starter.close()
+        self._arena.close()
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)
@@ -526,30 +664,29 @@ class MulticoreEngine(Engine):
         self._open_fds = False
         for worker in self._workers.values():
             worker.close()
+        self._arena.close(in_child=True)
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)
 
     # --- time limits ----------------------------------------------------------------------------------
 
-    def _limits(self) -> list[tuple[WorkerHandle, tuple[int, int], int]]:
+    def _limits(self) -> list[tuple[WorkerHandle, Running | None, int]]:
         """Return for each task with a limit the worker, where it stands, and the nanoseconds left."""
         now = monotonic_ns()
-        found = []
+        found: list[tuple[WorkerHandle, Running | None, int]] = []
         for worker in self._workers.values():
-            limits = [seat.chunk.call.task_timeout for seat in worker.seats]
-            if worker.timed_out is not None or not any(limit is not None for limit in limits):
+            limits = worker.limits()
+            if worker.timed_out is not None or not limits:
                 continue
             running = worker.running()
-            seat = next((seat for seat in worker.seats if running and seat.chunk.id == running[0]), None)
-            if running is None or seat is None or seat.chunk.call.task_timeout is None:
-                shortest = min(limit for limit in limits if limit is not None)
-                found.append((worker, (0, 0), int(shortest * 1e9)))
+            limit = worker.limit_of(running) if running is not None else None
+            if running is None or limit is None:
+                found.append((worker, None, int(min(limits) * 1e9)))
                 continue
-            started = worker.board[STARTED]
-            left = started + int(seat.chunk.call.task_timeout * 1e9) - now
+            left = worker.board[STARTED] + int(limit * 1e9) - now
             # It may have gone on to its next task between the two readings.
-            found.append((worker, running if worker.running() == running else (0, 0), left))
+            found.append((worker, running if worker.running() == running else None, left))
         return found
 
     def _next_limit(self) -> float:
@@ -558,7 +695,7 @@ class MulticoreEngine(Engine):
 
     def _enforce_limits(self) -> None:
         for worker, running, left in self._limits():
-            if left <= 0 and running[0]:
+            if left <= 0 and running is not None:
                 worker.timed_out = running
                 assert worker.process is not None
                 worker.process.kill(tree=True)

@@ -23,8 +23,9 @@ import sys
 import threading
 from typing import ClassVar, Final, NoReturn
 
+from pools_core.shared import inheritable
 from pools_multicore.inherit import close_in_forked_children, fresh_python, no_interrupt, preparation
-from pools_multicore.worker import WorkerFds, import_main, run_worker
+from pools_multicore.worker import N_FDS, WorkerFds, import_main, run_worker
 
 __all__ = ["ForkServer", "serve_fresh"]
 
@@ -40,7 +41,9 @@ class ForkServer:
     _shared: ClassVar[ForkServer | None] = None
     _shared_lock: ClassVar[threading.RLock] = threading.RLock()
 
-    def __init__(self, control: socket.socket, pid: int) -> None:
+    def __init__(self, control: socket.socket, pid: int, inherits: frozenset[int] = frozenset()) -> None:
+        self.inherits = inherits
+        """Ids of the shared objects that its workers are born with."""
         self._control = control
         self._control.settimeout(ANSWER)
         self._pid = pid
@@ -52,13 +55,14 @@ class ForkServer:
     def of_this(cls) -> ForkServer:
         """Fork a server off this process."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        inherits = inheritable()
         with no_interrupt():
             pid = os.fork()
             if pid == 0:
                 near.close()
                 _serve(far)
         far.close()
-        return cls(near, pid)
+        return cls(near, pid, inherits)
 
     @classmethod
     def shared(cls) -> ForkServer:
@@ -168,7 +172,7 @@ def _serve(control: socket.socket) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         while True:
-            message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 4)
+            message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, N_FDS)
             if not message:
                 break
             what, pid = _MESSAGE.unpack(message)

@@ -12,13 +12,17 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
-from pools_core.calls import Chunk
+from pools_core.calls import Chunk, Session
 from pools_core.frames import Kind
-from pools_core.runner import CHUNK, OFFSET
+from pools_core.setup import INIT, MEMORY, Running, running
+from pools_multicore.arena import Arena, Reader
 from pools_multicore.channel import FrameReader, Outbox
 from pools_multicore.inherit import lifeline
 from pools_multicore.process import Process, Starter
+from pools_multicore.settings import MulticoreSettings
 from pools_multicore.worker import BOARD_BYTES, TICKET, WorkerFds, worker_name
 
 __all__ = ["Seat", "WorkerHandle"]
@@ -44,15 +48,21 @@ class Seat:
 class WorkerHandle:
     """What the engine knows of one worker."""
 
-    def __init__(self, number: int, name: str, daemon: bool, cpus: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, number: int, name: str, settings: MulticoreSettings, arena: Arena, levels: Any
+    ) -> None:
         self.number = number
+        self._levels = levels
         self.label = name
-        self.daemon = daemon
-        self.cpus = cpus
+        self._settings = settings
+        self._since = monotonic()
         self.sock, self._far = socket.socketpair()
         self.sock.setblocking(False)
-        self.reader = FrameReader()
-        self.outbox = Outbox(self.sock)
+        self._side, self._far_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._side.setblocking(False)
+        self.memory_reader = Reader(self._side)
+        self.reader = FrameReader(self.memory_reader.view)
+        self.outbox = Outbox(self.sock, lambda part: arena.put(part, number, self._side))
         self.watching_for_room = False
         self.tickets_out, self.tickets_in = os.pipe()
         os.set_blocking(self.tickets_out, False)
@@ -66,17 +76,38 @@ class WorkerHandle:
         self.ready = False
         self.condemned = False
         """Whether its death is the engine's own doing."""
+        self.retired = False
+        """Whether it has said that it ends."""
         self.knows: set[int] = set()
+        """Calls that it has been told of."""
+        self.sessions: dict[int, Session] = {}
+        """Sessions that it has been told of."""
+        self.ending: dict[int, Session] = {}
+        """Sessions that it has been told to take down, and has not said so."""
         self.seats: deque[Seat] = deque()
-        self.timed_out: tuple[int, int] | None = None
+        self.timed_out: Running | None = None
 
     def start(self, starter: Starter) -> None:
         """Start the process."""
         # Descriptors of its own: in a fork all that belongs to the parent is closed.
         fds = WorkerFds(
-            os.dup(self._far.fileno()), os.dup(self.tickets_out), os.dup(self._board_fd), os.dup(lifeline())
+            os.dup(self._far.fileno()),
+            os.dup(self.tickets_out),
+            os.dup(self._board_fd),
+            os.dup(lifeline()),
+            os.dup(self._far_side.fileno()),
         )
-        config = {"name": self.label, "daemon": self.daemon, "cpus": self.cpus, **starter.config()}
+        settings = self._settings
+        config = {
+            "name": self.label,
+            "number": self.number,
+            "daemon": settings.daemon,
+            "cpus": None if settings.cpu_ids is None else settings.cpu_ids[self.number],
+            "max_memory": settings.max_worker_memory,
+            "threads": settings.threads_per_worker(),
+            "levels": self._levels,
+            **starter.config(),
+        }
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
         try:
             self.process = starter.start(fds)
@@ -86,6 +117,7 @@ class WorkerHandle:
                 os.close(fd)
             os.close(self._board_fd)
             self._far.close()
+            self._far_side.close()
 
     @property
     def pid(self) -> int:
@@ -98,10 +130,47 @@ class WorkerHandle:
         """Its name for messages."""
         return worker_name(self.pid)
 
-    def running(self) -> tuple[int, int] | None:
-        """Return the chunk and the offset of the task that it runs, or None."""
-        chunk = self.board[CHUNK]
-        return (chunk, self.board[OFFSET]) if chunk else None
+    @property
+    def inherits(self) -> frozenset[int]:
+        """Ids of the shared objects that it was born with."""
+        return frozenset() if self.process is None else self.process.inherits
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return monotonic() - self._since
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of resident memory after its last task, where that is watched."""
+        return self.board[MEMORY] << 10 or None
+
+    def limits(self) -> list[float]:
+        """Return the time limits of what it has to do, in seconds; empty if there are none."""
+        # Of those that it knows as well: it may end them of its own accord, because it is spent.
+        found = [session.exit_timeout for session in (*self.ending.values(), *self.sessions.values())]
+        for seat in self.seats:
+            session = seat.chunk.call.session
+            found += (seat.chunk.call.task_timeout, None if session is None else session.init_timeout)
+        return [limit for limit in found if limit is not None]
+
+    def limit_of(self, running: Running) -> float | None:
+        """Return the time limit of what it is running, in seconds; None if it has none."""
+        chunk = running.chunk
+        if chunk < 0:
+            leaving = self.ending.get(-chunk) or self.sessions.get(-chunk)
+            return None if leaving is None else leaving.exit_timeout
+        seat = next((seat for seat in self.seats if seat.chunk.id == chunk), None)
+        if seat is None:
+            return None
+        session = seat.chunk.call.session
+        if running.offset != INIT:
+            return seat.chunk.call.task_timeout
+        return None if session is None else session.init_timeout
+
+    def running(self) -> Running | None:
+        """Return what it runs, or None."""
+        return running(self.board)
 
     def take_ticket(self) -> int | None:
         """Take the oldest ticket back; None if the worker has had them all."""
@@ -115,6 +184,8 @@ class WorkerHandle:
         self.board.release()
         self._memory.close()
         self.sock.close()
+        self._side.close()
+        self.memory_reader.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
         os.close(self.tickets_in)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pools_core.config import settings
 from pools_core.pool import Pool
@@ -25,7 +25,13 @@ class MulticorePool(Pool):
             nested pools.
         cpu_ids: the CPUs that workers are pinned to: one id per worker, ``[[...]]`` for one list that
             holds for all, or a list per worker.
-        options: ``processes``, another name of ``n_jobs``.
+        max_worker_memory: bytes of resident memory, or text such as ``"2GB"``; a worker that has more
+            after a task is replaced.
+        blas_threads: threads that numerical libraries may use in each worker; by default the CPUs that
+            this process may use are shared out, unless the environment says otherwise; None: as many as
+            they choose themselves.
+        options: those of every pool, see ``pools_core.PoolSettings``; and ``processes``, another name of
+            ``n_jobs``.
 
     Raises:
         UnsupportedOptionError: an option that only other backends have.
@@ -39,6 +45,8 @@ class MulticorePool(Pool):
         start_method: StartMethod | None = None,
         daemon: bool | None = None,
         cpu_ids: Sequence[int | Sequence[int]] | None = None,
+        max_worker_memory: int | str | None = None,
+        blas_threads: int | Literal["auto"] | None = "auto",
         **options: Any,
     ) -> None:
         given = {
@@ -46,7 +54,9 @@ class MulticorePool(Pool):
             "start_method": start_method,
             "daemon": daemon,
             "cpu_ids": cpu_ids,
+            "max_worker_memory": max_worker_memory,
+            "blas_threads": blas_threads,
             **options,
         }
         chosen = settings(MulticoreSettings, "multicore", {}, given)
-        super().__init__(functools.partial(MulticoreEngine, chosen), "multicore")
+        super().__init__(functools.partial(MulticoreEngine, chosen), "multicore", chosen)

@@ -19,6 +19,7 @@ import threading
 from time import monotonic
 from typing import Any, Final
 
+from pools_core.shared import inheritable
 from pools_multicore.forkserver import ForkServer
 from pools_multicore.inherit import fresh_python, no_interrupt, preparation
 from pools_multicore.worker import WorkerFds, run_worker
@@ -33,8 +34,10 @@ TEMPLATE_AFTER: Final = 0.02
 class Process(abc.ABC):
     """A worker process, as its parent sees it."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, inherits: frozenset[int] = frozenset()) -> None:
         self.pid = pid
+        self.inherits = inherits
+        """Ids of the shared objects that it was born with."""
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # as the child does; whoever comes first, it is done before a signal
 
@@ -84,7 +87,7 @@ class _Served(Process):
     """A child of a fork server."""
 
     def __init__(self, pid: int, server: ForkServer) -> None:
-        super().__init__(pid)
+        super().__init__(pid, server.inherits)
         self._server = server
 
     def reap(self) -> int | None:
@@ -156,8 +159,15 @@ class Starter:
             server = ForkServer.shared()
             return _Served(server.start(fds), server)
         if self._template is None or self._alone():
-            return _Child(_fork(fds))
+            inherits = inheritable()
+            return _Child(_fork(fds), inherits)
         return _Served(self._template.start(fds), self._template)
+
+    def inherits(self, shared: int) -> bool:
+        """Whether a worker that is started now will have a shared object of this process."""
+        if self.method != "fork":
+            return False
+        return self._template is None or self._alone() or shared in self._template.inherits
 
     def ready(self) -> None:
         """Called before the descriptors of a worker are made: the template must not inherit them."""

@@ -47,6 +47,7 @@ class Schedule:
 
     size: int
     _lines: dict[int, deque[int]] = field(default_factory=dict)
+    _bound: set[int] = field(default_factory=set)
     _out: int = 0
     _seconds: float | None = None
 
@@ -82,18 +83,27 @@ class Schedule:
             return Place(None, False)
         return Place(best, True)
 
+    def place_at(self, worker: int) -> Place:
+        """Return where a chunk goes that is bound to a worker."""
+        line = self._lines.get(worker)
+        return Place(None, False) if line is None else Place(worker, bool(line))
+
     def add_worker(self, worker: int) -> None:
         """Take note of a worker that was started."""
         self._lines[worker] = deque()
 
     def forget_worker(self, worker: int) -> None:
         """Take note that a worker is gone, with all that was in its line."""
-        self._out -= len(self._lines.pop(worker, ()))
+        line = self._lines.pop(worker, ())
+        self._bound.difference_update(line)
+        self._out -= len(line)
 
-    def gave(self, worker: int, chunk: int) -> None:
-        """Take note that a chunk was sent to a worker."""
+    def gave(self, worker: int, chunk: int, bound: bool = False) -> None:
+        """Take note that a chunk was sent to a worker, and whether no other may have it."""
         self._lines[worker].append(chunk)
         self._out += 1
+        if bound:
+            self._bound.add(chunk)
 
     def ended(self, worker: int, chunk: int, seconds: float | None) -> None:
         """Take note that a worker is done with a chunk.
@@ -107,6 +117,7 @@ class Schedule:
         if line is None or chunk not in line:
             return
         line.remove(chunk)
+        self._bound.discard(chunk)
         self._out -= 1
         if seconds is not None:
             old = self._seconds
@@ -123,6 +134,6 @@ class Schedule:
         for worker, line in self._lines.items():
             if not line:
                 thief = Place(worker, False)
-            elif len(line) > longest:
+            elif len(line) > longest and self._bound.isdisjoint(line):
                 victim, longest = worker, len(line)
         return (victim, thief) if victim is not None and thief is not None else None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from pools_core.blas import default_threads
 from pools_core.config import whole_number
 from pools_core.cpus import available_cpus, cpu_count
+from pools_core.pool_options import PoolSettings
 
-__all__ = ["MulticoreSettings", "StartMethod", "parse_cpu_ids"]
+__all__ = ["MulticoreSettings", "StartMethod", "parse_cpu_ids", "parse_memory"]
 
 StartMethod = Literal["fork", "forkserver", "spawn"]
 START_METHODS: Final = get_args(StartMethod)
@@ -42,9 +45,32 @@ def parse_cpu_ids(text: str) -> list[Any] | None:
     return groups if "|" in text else groups[0]
 
 
-@dataclass(frozen=True, slots=True)
-class MulticoreSettings:
-    """What a pool of processes can be told.
+def parse_threads(text: str) -> int | str | None:
+    """Parse ``blas_threads`` as a config file has it: ``auto``, ``none`` or a number."""
+    text = text.strip().lower()
+    return None if text == "none" else text if text == "auto" else int(text)
+
+
+UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_memory(text: str | int) -> int:
+    """Return a size in bytes; text is like ``2GB``, ``500 MiB`` or ``1.5g`` (units are powers of 1024).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if match is None:
+        raise ValueError(f"max_worker_memory is a number of bytes or text such as 2GB, not {text!r}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MulticoreSettings(PoolSettings):
+    """What a pool of processes can be told; and what any pool can.
 
     Attributes:
         n_jobs: how many workers, at least 1; default the CPUs that this process may use.
@@ -53,15 +79,39 @@ class MulticoreSettings:
         daemon: whether workers are forbidden to have children; False allows nested pools.
         cpu_ids: the CPUs that each worker is pinned to, or None.  May be given as one id per worker,
             as a list with one list for all, or as a list per worker; held as one tuple per worker.
+        max_worker_memory: bytes of resident memory, or text such as ``"2GB"``; a worker that has more
+            after a task is replaced.
+        blas_threads: threads that numerical libraries may use in each worker; ``"auto"``: the CPUs that
+            this process may use, shared out among the workers, unless the environment says otherwise;
+            None: whatever they choose themselves.
     """
 
     n_jobs: int = field(default_factory=cpu_count)
     start_method: StartMethod | None = None
     daemon: bool = True
     cpu_ids: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"parse": parse_cpu_ids})
+    max_worker_memory: int | None = field(default=None, metadata={"parse": parse_memory})
+    blas_threads: int | str | None = field(default="auto", metadata={"parse": parse_threads, "none": True})
+
+    def threads_per_worker(self) -> tuple[int, bool] | None:
+        """Return how many threads libraries may use in a worker, and whether the user said so."""
+        if self.blas_threads is None:
+            return None
+        if isinstance(self.blas_threads, int):
+            return self.blas_threads, True
+        return default_threads(self.n_jobs, cpu_count()), False
 
     def __post_init__(self) -> None:
         """Check the values, and hold them in one form."""
+        self.check_common()
+        if isinstance(self.blas_threads, str):
+            if self.blas_threads != "auto":
+                raise ValueError(f'blas_threads is a number, "auto" or None, not {self.blas_threads!r}')
+        elif self.blas_threads is not None:
+            object.__setattr__(self, "blas_threads", whole_number("blas_threads", self.blas_threads, 1))
+        if self.max_worker_memory is not None:
+            least = parse_memory(self.max_worker_memory)
+            object.__setattr__(self, "max_worker_memory", whole_number("max_worker_memory", least, 1))
         n_jobs = whole_number("n_jobs", self.n_jobs, 1)
         object.__setattr__(self, "n_jobs", n_jobs)
         if self.start_method is not None and self.start_method not in START_METHODS:

@@ -21,22 +21,27 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from pools_core.calls import Call, Outcomes, Refused
-from pools_core.frames import (
-    Kind,
-    decode_call,
-    decode_chunk,
-    encode_outcomes,
-    encode_refused,
-)
+from pools_core import blas
+from pools_core.calls import Call, Session, WorkerEvent
+from pools_core.frames import Kind, decode_call, decode_chunk, decode_session, encode_event
 from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
-from pools_multicore.channel import read_frames, write_frame
+from pools_multicore.channel import read_frames
+from pools_multicore.line import Line
 
-__all__ = ["BOARD_BYTES", "REVOKED", "TICKET", "WorkerFds", "import_main", "run_worker", "worker_name"]
+__all__ = [
+    "BOARD_BYTES",
+    "N_FDS",
+    "REVOKED",
+    "TICKET",
+    "WorkerFds",
+    "import_main",
+    "run_worker",
+    "worker_name",
+]
 
 REVOKED: Final = BOARD_SLOTS
 """Slot of the board that the engine writes: id of a chunk that shall not go on after its running task."""
@@ -54,16 +59,21 @@ class WorkerFds:
         tickets: reading end of the pipe of tickets.
         board: shared memory of one page.
         lifeline: reading end of a pipe whose writing end only the parent holds.
+        side: its end of the socket pair on which descriptors of shared memory go.
     """
 
     channel: int
     tickets: int
     board: int
     lifeline: int
+    side: int
 
-    def as_tuple(self) -> tuple[int, int, int, int]:
+    def as_tuple(self) -> tuple[int, int, int, int, int]:
         """Return them in the order of the fields."""
-        return self.channel, self.tickets, self.board, self.lifeline
+        return self.channel, self.tickets, self.board, self.lifeline, self.side
+
+
+N_FDS: Final = len(fields(WorkerFds))
 
 
 def worker_name(pid: int) -> str:
@@ -77,18 +87,24 @@ def run_worker(fds: WorkerFds) -> NoReturn:
         os.setpgid(0, 0)  # the whole tree can be killed as a group, and a terminal's Ctrl-C passes it by
     signal.set_wakeup_fd(-1)  # an event loop's of the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Until it has a handler of its own: a Ctrl-C that came before setpgid would be raised in frames that
+    # are a copy of the parent's, and run what these do about it a second time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
     _hold_to(fds.lifeline)
     channel = socket.socket(fileno=fds.channel)
     channel.setblocking(True)
+    side = socket.socket(fileno=fds.side)
+    side.setblocking(True)
+    line = Line(channel, side)
     code = 1
     try:
-        frames = read_frames(channel)
+        frames = read_frames(channel, line.reader.view)
         kind, parts = next(frames)
         assert kind is Kind.CONFIG
         config: dict[str, Any] = marshal.loads(parts[0])
         _prepare(config)
-        process = _Process(config, lambda: _Worker(channel, fds).serve(frames))
+        process = _Process(config, lambda: _Worker(line, fds, config).serve(frames))
         code = process.bootstrap()
     except (StopIteration, ConnectionError):
         code = 0  # the parent is gone, or changed its mind
@@ -133,8 +149,23 @@ def _prepare(config: dict[str, Any]) -> None:
     if config["cwd"] is not None:
         with contextlib.suppress(OSError):  # as in the parent it may have been removed
             os.chdir(config["cwd"])
+    if config["threads"] is not None:
+        announce_threads(*config["threads"])  # before the main script, which may import what heeds it
     if config["prepare"] is not None:
         import_main(config["prepare"])
+
+
+def announce_threads(threads: int, explicit: bool) -> None:
+    """Tell numerical libraries that are still to be imported how many threads they may use."""
+    wanted = blas.environment(threads, {} if explicit else os.environ)
+    if "numba" in sys.modules:
+        wanted.pop("NUMBA_NUM_THREADS", None)  # numba, once loaded, takes a change of it for a mistake
+    os.environ.update(wanted)
+
+
+def limit_threads(threads: int, explicit: bool) -> None:
+    """Hold numerical libraries that were forked along to so many threads."""
+    blas.limit_loaded(threads, {} if explicit else os.environ, exactly=explicit)
 
 
 def import_main(preparation: bytes) -> None:
@@ -157,16 +188,26 @@ def import_main(preparation: bytes) -> None:
 class _Worker:
     """The loop of a worker."""
 
-    def __init__(self, channel: socket.socket, fds: WorkerFds) -> None:
-        self._channel = channel
-        self._lock = threading.Lock()
+    def __init__(self, line: Line, fds: WorkerFds, config: dict[str, Any]) -> None:
+        self._line = line
+        self._number: int = config["number"]
+        self._threads: tuple[int, bool] | None = config["threads"]
         self._tickets = fds.tickets
         self._ticket = 0
         self._calls: dict[int, Call] = {}
+        self._sessions: dict[int, Session] = {}
+        self._relay_log(config["levels"])
         self._board = memoryview(mmap.mmap(fds.board, BOARD_BYTES)).cast("q")
         os.close(fds.board)
         self._flusher = Flusher()
-        self._runner = Runner(self._send, worker_name(os.getpid()), self._board, self._flusher)
+        self._runner = Runner(
+            self._send,
+            worker_name(os.getpid()),
+            self._board,
+            self._flusher,
+            config["number"],
+            max_memory=config["max_memory"],
+        )
         signal.signal(signal.SIGINT, self._on_sigint)
         # A process that a task forks must not hold this worker's line open after its death.
         os.register_at_fork(after_in_child=self._let_go)
@@ -178,7 +219,9 @@ class _Worker:
         self._flusher.stop()
 
     def _serve(self, frames: Any) -> None:
-        self._send_frame(Kind.READY, [])
+        self._line.send(Kind.READY, [])
+        if self._threads is not None:
+            limit_threads(*self._threads)  # it may take a millisecond, which READY need not wait for
         for kind, parts in frames:
             if kind is Kind.CHUNK:
                 chunk, ticket = decode_chunk(parts, self._calls)
@@ -186,14 +229,29 @@ class _Worker:
                     continue  # another worker has it
                 self._runner.run(chunk, functools.partial(self._is_revoked, chunk.id))
                 del chunk, parts  # an idle worker keeps no arguments alive
+                if self._runner.spent:
+                    self._runner.retire()
+                    self._line.send(Kind.RETIRED, [])
+                    break
             elif kind is Kind.CALL:
-                call = decode_call(parts)
+                call = decode_call(parts, self._sessions)
                 self._calls[call.id] = call
                 self._runner.open(call)
             elif kind is Kind.CLOSE:
                 number = int.from_bytes(parts[0], "little")
                 self._calls.pop(number, None)
                 self._runner.close(number)
+            elif kind is Kind.SESSION:
+                session = decode_session(parts)
+                self._sessions[session.id] = session
+            elif kind is Kind.END:
+                number, leave = marshal.loads(parts[0])
+                del self._sessions[number]
+                self._runner.end(number, leave)
+            elif kind is Kind.FREED:
+                self._line.freed(marshal.loads(parts[0]))
+            elif kind is Kind.LOG:
+                self._relay_log(marshal.loads(parts[0]))
             elif kind is Kind.STOP:
                 break
 
@@ -213,23 +271,23 @@ class _Worker:
                 return False
         return self._ticket == ticket
 
-    def _send(self, event: Outcomes | Refused) -> None:
-        if isinstance(event, Outcomes):
-            self._send_frame(Kind.OUTCOMES, encode_outcomes(event))
-        else:
-            self._send_frame(Kind.REFUSED, encode_refused(event))
+    def _send(self, event: WorkerEvent) -> None:
+        self._line.send(*encode_event(event))
 
-    def _send_frame(self, kind: Kind, parts: list[Any]) -> None:
-        with self._lock:
-            write_frame(self._channel, kind, parts)
+    def _relay_log(self, levels: Any) -> None:
+        """From now on records of the log go to the parent, those that it wants."""
+        if levels is not None or "logging" in sys.modules:
+            from pools_core import logs
+
+            logs.relay(levels, self._number, self._line.log)
 
     def _on_sigint(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-C is for the parent; somebody who signals this very worker means its task."""
-        if self._board[CHUNK]:
+        if self._board[CHUNK] and not self._line.is_writing():
             raise KeyboardInterrupt
 
     def _let_go(self) -> None:
-        self._channel.close()
+        self._line.close()
         with contextlib.suppress(OSError):
             os.close(self._tickets)
 

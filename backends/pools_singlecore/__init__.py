@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MakePool", "RunMain", "SinglecorePool", "SinglecoreSettings", "capabilities"]
 
-capabilities: Final[frozenset[str]] = frozenset()
+capabilities: Final = frozenset({"order_tasks"})
 """Options that this backend can honour beyond the basics."""
 
 

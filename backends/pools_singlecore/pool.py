@@ -24,5 +24,5 @@ class SinglecorePool(Pool):
     """
 
     def __init__(self, n_jobs: int | None = None, **options: Any) -> None:
-        settings(SinglecoreSettings, "singlecore", {}, {"n_jobs": n_jobs, **options})
-        super().__init__(SinglecoreEngine, "singlecore")
+        chosen = settings(SinglecoreSettings, "singlecore", {}, {"n_jobs": n_jobs, **options})
+        super().__init__(SinglecoreEngine, "singlecore", chosen)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MakePool", "RunMain", "ThreadPool", "ThreadsSettings", "capabilities"]
 
-capabilities: Final = frozenset({"n_jobs"})
+capabilities: Final = frozenset({"n_jobs", "order_tasks"})
 """Options that this backend can honour beyond the basics."""
 
 

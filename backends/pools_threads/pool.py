@@ -27,4 +27,4 @@ class ThreadPool(Pool):
 
     def __init__(self, n_jobs: int | None = None, **options: Any) -> None:
         chosen = settings(ThreadsSettings, "threads", {}, {"n_jobs": n_jobs, **options})
-        super().__init__(functools.partial(ThreadsEngine, chosen.n_jobs), "threads")
+        super().__init__(functools.partial(ThreadsEngine, chosen.n_jobs), "threads", chosen)

@@ -29,8 +29,12 @@ _WITH_ASSERTS = (
     "contract_errors",
     "contract_feeding",
     "contract_lifecycle",
+    "contract_lives",
     "contract_maps",
+    "contract_shared",
     "contract_values",
+    "contract_worker_failures",
+    "contract_workers",
 )
 
 

@@ -10,6 +10,10 @@ Each chapter is a class in a module of its own:
     contract_async      results in the future, callbacks, many threads, fair shares
     contract_lifecycle  close, join, terminate; what is released; random streams
     contract_deaths     workers that die and tasks that are killed, where workers are processes
+    contract_workers    workers that are set up and taken down, and what they are given
+    contract_lives      how long workers and their state live; calls that end before their time
+    contract_worker_failures    init and exit functions that fail
+    contract_shared     shared objects, a fixed order of workers, bounds on input
 
 A backend's author needs only ``PoolContract``.
 """
@@ -21,8 +25,12 @@ from pools_core.testing.contract_deaths import DeathsContract
 from pools_core.testing.contract_errors import ErrorsContract
 from pools_core.testing.contract_feeding import FeedingContract
 from pools_core.testing.contract_lifecycle import LifecycleContract
+from pools_core.testing.contract_lives import LivesContract
 from pools_core.testing.contract_maps import MapsContract
+from pools_core.testing.contract_shared import SharedContract
 from pools_core.testing.contract_values import ValuesContract
+from pools_core.testing.contract_worker_failures import WorkerFailuresContract
+from pools_core.testing.contract_workers import WorkersContract
 
 __all__ = ["PoolContract"]
 
@@ -35,5 +43,9 @@ class PoolContract(
     AsyncContract,
     LifecycleContract,
     DeathsContract,
+    WorkersContract,
+    LivesContract,
+    WorkerFailuresContract,
+    SharedContract,
 ):
     """Subclass it as ``Test...``, supply ``make_pool``, and say what the backend is."""

@@ -10,6 +10,7 @@ import pytest
 
 from pools_core.config import ALIASES, POOL_OPTIONS, Config, load, settings, whole_number
 from pools_core.errors import ConfigError, UnsupportedOptionError
+from pools_core.pool_options import COMMON
 from pools_core.registry import MakePool
 from pools_multicore.settings import MulticoreSettings
 
@@ -260,7 +261,7 @@ def test_n_jobs_is_a_whole_number(backend, value, error):
         MakePool(backend, n_jobs=value)
 
 
-@pytest.mark.parametrize("option", sorted(set(POOL_OPTIONS) - {"n_jobs"}))
+@pytest.mark.parametrize("option", sorted(set(POOL_OPTIONS) - {"n_jobs", *COMMON}))
 def test_an_option_of_other_backends_is_unsupported(option):
     """It is known, so it is no slip of the pen; None means that it was not given."""
     with pytest.raises(UnsupportedOptionError, match=option):

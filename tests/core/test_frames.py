@@ -8,20 +8,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools_core.calls import Call, Chunk, Convention, FailedTask, Outcomes, Packed, Refused
+from pools_core.calls import (
+    Call,
+    Chunk,
+    Convention,
+    FailedTask,
+    Outcomes,
+    Packed,
+    Refused,
+    Returned,
+    Session,
+    SessionEnded,
+    SetupFailed,
+    WorkerTimes,
+)
 from pools_core.failures import describe, rebuild, shown
 from pools_core.frames import (
     Kind,
     decode_call,
     decode_chunk,
+    decode_event,
     decode_outcomes,
-    decode_refused,
+    decode_session,
     encode_call,
     encode_chunk,
+    encode_event,
     encode_outcomes,
-    encode_refused,
+    encode_session,
 )
-from pools_core.payload import pack, pack_batch, pack_function, seal, unpack_batch, unpack_function
+from pools_core.payload import pack, pack_batch, pack_function, seal, unpack, unpack_batch, unpack_function
+from pools_core.shared import SharedObject
 
 any_text = st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF, exclude_categories=()), max_size=40)
 numbers = st.integers(0, 2**64 - 1)
@@ -51,6 +67,12 @@ def bytes_of(parts) -> list[bytes]:
     return [bytes(part) for part in parts]
 
 
+def event_of(event):
+    """Return an event as the other side gets it."""
+    kind, parts = encode_event(event)
+    return decode_event(kind, bytes_of(parts))
+
+
 CALL = Call(1, Packed(b"n"))
 
 
@@ -68,14 +90,20 @@ def test_no_two_kinds_are_one():
     convention=st.sampled_from(Convention),
     timeout=st.none() | st.integers(0, 10**6) | st.floats(1e-8, 1e9),
     seed=st.none() | st.integers(),
+    session=st.none() | st.integers(1, 2**64),
+    lifespan=st.none() | st.integers(1, 2**64),
+    measured=st.booleans(),
 )
-def test_calls_round_trip(number, function, convention, timeout, seed):
-    """Every field, with seeds of any size and buffers in their order."""
-    call = Call(number, function, convention, timeout, seed)
+def test_calls_round_trip(number, function, convention, timeout, seed, session, lifespan, measured):
+    """Every field, with seeds of any size and buffers in their order; the session is found by its number."""
+    known = {3: Session(3)} if session is None else {3: Session(3), session: Session(session)}
+    found = known[session] if session is not None else None
+    call = Call(number, function, convention, timeout, seed, found, lifespan, measured)
 
-    decoded = decode_call(bytes_of(encode_call(call)))
+    decoded = decode_call(bytes_of(encode_call(call)), known)
 
     assert replace(decoded, function=plain(decoded.function)) == call
+    assert decoded.session is found
     assert type(decoded.convention) is Convention
     assert type(decoded.task_timeout) is type(timeout)
 
@@ -85,10 +113,79 @@ def test_a_function_round_trips(carry):
     weights = bytearray(range(256)) * 200
     call = Call(3, pack_function(lambda at: weights[at]), Convention.STAR, 1.5, -(10**40))
 
-    decoded = decode_call(carry(encode_call(call)))
+    decoded = decode_call(carry(encode_call(call)), {})
 
     assert decoded.seed == -(10**40)
     assert unpack_function(decoded.function)(257) == 1
+
+
+def test_a_call_before_its_session_is_an_error():
+    """As a chunk before its call."""
+    with pytest.raises(KeyError):
+        decode_call(encode_call(replace(CALL, session=Session(4))), {})
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+timeouts = st.none() | st.integers(1, 10**6) | st.floats(1e-8, 1e9)
+
+
+@given(
+    number=st.integers(1, 2**64),
+    init=st.none() | packed_values,
+    leave=st.none() | packed_values,
+    gives_id=st.booleans(),
+    gives_state=st.booleans(),
+    init_timeout=timeouts,
+    exit_timeout=timeouts,
+)
+def test_sessions_round_trip(number, init, leave, gives_id, gives_state, init_timeout, exit_timeout):
+    """Every field; both functions with their buffers, which are not mixed up."""
+    session = Session(number, init, leave, gives_id, gives_state, None, init_timeout, exit_timeout)
+
+    decoded = decode_session(bytes_of(encode_session(session, inherited=False)))
+
+    init, leave = (None if one is None else plain(one) for one in (decoded.init, decoded.exit))
+    assert replace(decoded, init=init, exit=leave) == session
+    assert type(decoded.init_timeout) is type(init_timeout)
+    assert type(decoded.exit_timeout) is type(exit_timeout)
+
+
+@pytest.mark.parametrize(
+    "value", [0, "", [1, {"a": (2,)}], bytearray(range(256)) * 500], ids=lambda value: type(value).__name__
+)
+def test_shared_objects_round_trip(carry, value):
+    """Beside functions, large and small."""
+    weights = bytearray(range(256)) * 200
+    shared = SharedObject(value)
+    session = Session(1, pack_function(lambda at: weights[at]), None, shared=shared)
+
+    decoded = decode_session(carry(encode_session(session, inherited=False)))
+
+    assert decoded.shared.value() == value
+    assert decoded.shared.value() is decoded.shared.value()
+    assert unpack_function(decoded.init)(257) == 1
+
+
+def test_what_is_inherited_does_not_travel():
+    """It need not even be picklable."""
+    shared = SharedObject(lambda: None)
+    session = Session(1, shared=shared)
+
+    parts = encode_session(session, inherited=True)
+
+    assert len(parts) == 1
+    assert decode_session(parts).shared is shared
+
+
+def test_what_is_said_to_be_inherited_and_is_not_is_an_error():
+    """An engine that is wrong about it must hear of it."""
+    shared = SharedObject("gone")
+    parts = encode_session(Session(1, shared=shared), inherited=True)
+    del shared
+
+    with pytest.raises(KeyError):
+        decode_session(parts)
 
 
 # --- chunks ---------------------------------------------------------------------------------------
@@ -148,6 +245,16 @@ failed_tasks = st.builds(
     worker=any_text,
     error=st.none() | st.binary(max_size=60),
 )
+seconds_spent = st.floats(0, 1e9)
+worker_times = st.builds(
+    WorkerTimes,
+    worker=small_numbers,
+    waiting=seconds_spent,
+    init=seconds_spent,
+    working=seconds_spent,
+    tasks=small_numbers,
+    slowest=st.lists(st.tuples(seconds_spent, small_numbers, any_text), max_size=5).map(tuple),
+)
 
 
 @given(
@@ -158,10 +265,11 @@ failed_tasks = st.builds(
     failures=st.lists(failed_tasks, max_size=4).map(tuple),
     seconds=st.floats(0, 1e9),
     last=st.booleans(),
+    times=st.none() | worker_times,
 )
-def test_outcomes_round_trip(chunk, first, count, values, failures, seconds, last):
+def test_outcomes_round_trip(chunk, first, count, values, failures, seconds, last, times):
     """Every field, texts with surrogates and NULs, pickles as they are."""
-    outcomes = Outcomes(chunk, first, count, values, failures, seconds, last)
+    outcomes = Outcomes(chunk, first, count, values, failures, seconds, last, times)
 
     decoded = decode_outcomes(bytes_of(encode_outcomes(outcomes)))
 
@@ -270,4 +378,57 @@ def test_failures_whose_texts_are_fancy_round_trip(error, item):
 @given(numbers)
 def test_refusals_round_trip(chunk):
     """Any id."""
-    assert decode_refused(bytes_of(encode_refused(Refused(chunk)))) == Refused(chunk)
+    assert event_of(Refused(chunk)) == Refused(chunk)
+
+
+@given(numbers)
+def test_what_is_given_back_round_trips(chunk):
+    """Any id; and it is not taken for a refusal."""
+    assert event_of(Returned(chunk)) == Returned(chunk) != Refused(chunk)
+
+
+@given(numbers, failed_tasks)
+def test_failed_setups_round_trip(chunk, failure):
+    """With all that is known of the failure."""
+    assert event_of(SetupFailed(chunk, failure)) == SetupFailed(chunk, failure)
+
+
+@given(
+    session=st.integers(1, 2**64),
+    worker=small_numbers,
+    values=packed_values,
+    failure=st.none() | failed_tasks,
+    seconds=seconds_spent,
+)
+def test_ends_of_sessions_round_trip(session, worker, values, failure, seconds):
+    """Every field, with large values in their buffers."""
+    ended = SessionEnded(session, worker, values, failure, seconds)
+
+    decoded = event_of(ended)
+
+    assert replace(decoded, values=plain(decoded.values)) == ended
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, [1, 2], bytearray(100_000)], ids=lambda value: type(value).__name__
+)
+def test_exit_results_round_trip(carry, value):
+    """Packed as results of tasks are; none at all is another thing than None."""
+    sealed = seal([pack(value, "the value") if isinstance(value, list | bytearray) else value])
+    kind, parts = encode_event(SessionEnded(1, 0, sealed))
+    _, nothing = encode_event(SessionEnded(1, 0, seal([])))
+
+    (opened,), packed = unpack_batch(decode_event(kind, carry(parts)).values)
+
+    assert (unpack(opened) if packed else opened) == value
+    assert len(unpack_batch(decode_event(kind, carry(nothing)).values)[0]) == 0
+
+
+EVENTS = {Kind.OUTCOMES, Kind.REFUSED, Kind.RETURNED, Kind.SETUP_FAILED, Kind.SESSION_ENDED}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in EVENTS], ids=lambda kind: kind.name)
+def test_other_kinds_are_no_events(kind):
+    """An engine that passes them on must hear of it."""
+    with pytest.raises(ValueError, match=kind.name):
+        decode_event(kind, [b""])

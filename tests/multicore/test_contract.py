@@ -12,7 +12,7 @@ from pools_core.testing import PoolContract
 
 class OnProcesses(PoolContract):
     processes = True
-    capabilities = frozenset({"task_timeout"})
+    capabilities = frozenset({"order_tasks", "task_timeout"})
     start_method: ClassVar[str]
 
     def make_pool(self, **options: Any) -> Pool:

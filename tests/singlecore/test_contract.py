@@ -10,6 +10,7 @@ from pools_core.testing import PoolContract
 
 class TestSinglecore(PoolContract):
     inline = True
+    capabilities = frozenset({"order_tasks"})
 
     def make_pool(self, **options: Any) -> Pool:
         return MakePool("singlecore", **options)

@@ -9,5 +9,7 @@ from pools_core.testing import PoolContract
 
 
 class TestThreads(PoolContract):
+    capabilities = frozenset({"order_tasks"})
+
     def make_pool(self, **options: Any) -> Pool:
         return MakePool("threads", **{"n_jobs": 2, **options})

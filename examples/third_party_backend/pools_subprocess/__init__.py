@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pools_core.pool_options import PoolSettings
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MakePool", "RunMain", "Settings", "capabilities"]
 
-capabilities = frozenset({"n_jobs"})
+capabilities = frozenset({"n_jobs", "order_tasks"})
 """The options that this backend honours beyond the basics; any other is refused, never ignored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Options in code and keys of the config section ``[subprocess]``, one field each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(PoolSettings):
+    """Options in code and keys of the config section ``[subprocess]``, one field each; and those of any pool.
 
     Attributes:
         n_jobs: number of workers, at least 1; default the CPUs that this process may use.
@@ -36,6 +38,7 @@ class Settings:
     def __post_init__(self) -> None:
         from pools_core.config import whole_number
 
+        self.check_common()
         if self.n_jobs is not None:
             whole_number("n_jobs", self.n_jobs, 1)
 
@@ -48,7 +51,7 @@ def MakePool(config: ConfigSource = None, **options: Any) -> Pool:  # noqa: N802
     from pools_subprocess.engine import SubprocessEngine
 
     chosen = settings(Settings, "subprocess", config, options)
-    return Pool(lambda: SubprocessEngine(chosen.n_jobs or cpu_count()), backend="subprocess")
+    return Pool(lambda: SubprocessEngine(chosen.n_jobs or cpu_count()), "subprocess", chosen)
 
 
 def RunMain(argv: Sequence[str] | None = None) -> int:  # noqa: N802  likewise

@@ -1,7 +1,7 @@
 """The engine: one child process per worker, and one thread here that talks with it.
 
-    submit ──▶ chunks ──▶ thread ══ pickles over stdin ═══▶ child: Runner
-    wait   ◀── events ◀── thread ◀═ pickles over stdout ═══ child: Runner
+    submit, end ──▶ work   ──▶ thread ══ frames over stdin ═══▶ child: Runner
+    wait        ◀── events ◀── thread ◀═ frames over stdout ═══ child: Runner
 
 A thread takes a chunk only when its child is free, so chunks go to whoever is idle.  End-of-file
 from a child means that it died: the *board*, memory that both share, says in which task.
@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import threading
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from pools_core.calls import Refused
+from pools_core.calls import Outcomes, SessionEnded
 from pools_core.errors import TransportError
-from pools_core.protocol import Broken, ChunkLost, Engine, WorkerDied, WorkerStarted
+from pools_core.frames import Kind
+from pools_core.payload import seal
+from pools_core.protocol import Broken, ChunkLost, Engine, SessionLost, SessionOver, WorkerDied, WorkerStarted
+from pools_core.workqueue import Endings, EndOf, WorkQueue
 from pools_subprocess.child import Child
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pools_core.calls import Call, Chunk
+    from pools_core.calls import Call, Chunk, Session, WorkerEvent
     from pools_core.protocol import Event
 
 CHUNKS_PER_WORKER = 2
@@ -31,15 +35,20 @@ CHUNKS_PER_WORKER = 2
 class SubprocessEngine(Engine):
     """Carries chunks to ``python -m pools_subprocess.worker`` and outcomes back."""
 
+    capabilities = frozenset({"order_tasks"})
+
     def __init__(self, n_jobs: int) -> None:
         self._n_jobs = n_jobs
-        self._chunks: SimpleQueue[Chunk | None] = SimpleQueue()
+        self._work = WorkQueue()
         self._events: SimpleQueue[Event | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # guards what follows
-        self._calls: dict[int, Call] = {}
+        self._threads: dict[int, threading.Thread] = {}
+        self._children: dict[int, Child] = {}
+        self._calls: set[int] = set()  # those that have not ended
         self._wanted: set[int] = set()  # chunks that somebody waits for
         self._running: dict[int, Child] = {}  # the child that has a chunk
+        self._sessions: dict[int, set[int]] = {}  # the workers that have to take a session down
+        self._endings = Endings()
 
     @property
     def size(self) -> int:
@@ -50,19 +59,34 @@ class SubprocessEngine(Engine):
 
     def open(self, call: Call) -> None:
         with self._lock:
-            self._calls[call.id] = call
+            self._calls.add(call.id)
 
     def close(self, call: Call) -> None:
         with self._lock:
-            self._calls.pop(call.id, None)
+            self._calls.discard(call.id)
+
+    def check(self, session: Session) -> None:
+        if session.shared is not None:
+            session.shared.packed()
+
+    def end(self, session: Session, leave: bool) -> None:
+        with self._lock:
+            workers = self._sessions.pop(session.id, set())
+            if leave and self._endings.begin(session.id, workers):
+                self._events.put(SessionOver(session.id))
+        for number in workers:
+            self._work.put_for(number, EndOf(session, leave))
 
     def submit(self, chunk: Chunk) -> None:
         with self._lock:
             self._wanted.add(chunk.id)
-            if len(self._threads) < self._n_jobs:
-                self._threads.append(threading.Thread(target=self._serve, daemon=True))
-                self._threads[-1].start()
-        self._chunks.put(chunk)
+            numbers = range(self._n_jobs) if chunk.worker is None else [chunk.worker]
+            missing = [number for number in numbers if number not in self._threads]
+            if missing:
+                thread = threading.Thread(target=self._serve, args=(missing[0],), daemon=True)
+                self._threads[missing[0]] = thread
+                thread.start()
+        self._work.put(chunk)
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         events = []
@@ -84,71 +108,107 @@ class SubprocessEngine(Engine):
                 child.kill() if kill else child.drop(chunk.id)
 
     def shutdown(self, wait: bool, kill: bool) -> None:
-        if kill:
-            with self._lock:
+        with self._lock:
+            threads = list(self._threads.values())
+            if kill:
                 self._wanted.clear()
-                for child in self._running.values():
+                for child in self._children.values():
                     child.kill()
-        for _ in self._threads:
-            self._chunks.put(None)
+        self._work.stop()
         self.wake()
         if wait:
-            for thread in self._threads:
+            for thread in threads:
                 thread.join()
 
-    def _serve(self) -> None:
+    def _serve(self, number: int) -> None:
         """Serve one child after another; the only code that reads and writes their pipes."""
-        child = self._start()
-        while child is not None and (chunk := self._chunks.get()) is not None:
-            with self._lock:
-                if chunk.id not in self._wanted:
+        while (work := self._work.take(number)) is not None:
+            child = self._children.get(number)
+            if isinstance(work, EndOf):
+                if child is None:  # it has ended since, and taken with it what it had set up
+                    self._say(SessionEnded(work.session.id, number, seal([])))
                     continue
-                self._running[chunk.id] = child
+            elif child is None:
+                child = self._start(number)
+                if child is None:
+                    return
             try:
-                self._carry(chunk, child)
+                stays = self._talk(work, child, number)
             except (EOFError, OSError):
-                self._mourn(chunk, child)
-                child = self._start()
-        if child is not None:
-            child.close()
+                self._mourn(work, child, number)
+            else:
+                if not stays:
+                    self._part(number)
+        if number in self._children:
+            self._part(number)
 
-    def _start(self) -> Child | None:
-        child = Child()
+    def _start(self, number: int) -> Child | None:
+        since = monotonic()
+        child = self._children[number] = Child(number)
         try:
-            child.receive()  # its greeting
+            child.receive()  # READY: its imports are done
         except EOFError:
-            code = child.close()
+            code = self._part(number)
             with self._lock:
-                self._threads.remove(threading.current_thread())  # the next call may try again
+                del self._threads[number]  # the next call may try again
             self._events.put(Broken(TransportError(f"a worker ended at its start (exit code {code})")))
             return None
-        self._events.put(WorkerStarted(child.name))
+        self._events.put(WorkerStarted(child.name, number, monotonic() - since))
         return child
 
-    def _carry(self, chunk: Chunk, child: Child) -> None:
+    def _part(self, number: int) -> int:
+        """Let go of a child that ends; return its exit code."""
         with self._lock:
-            open_calls = set(self._calls)
-        child.send(chunk, open_calls)
-        while True:
-            answer = child.receive()
-            finished = isinstance(answer, Refused) or answer.last
+            child = self._children.pop(number)
+            for workers in self._sessions.values():
+                workers.discard(number)
+        return child.close()
+
+    def _talk(self, work: Chunk | EndOf, child: Child, number: int) -> bool:
+        """Have a child do something, and pass on what it says; return whether it will do more."""
+        if isinstance(work, EndOf):
+            child.end(work.session, work.leave)
+        else:
             with self._lock:
-                if finished:
-                    del self._running[chunk.id]
-                self._say(chunk, answer, finished)
-            if finished:
-                return
+                if work.id not in self._wanted:
+                    return True
+                self._running[work.id] = child
+                if work.call.session is not None:
+                    self._sessions.setdefault(work.call.session.id, set()).add(number)
+                open_calls = set(self._calls)
+            child.run(work, open_calls)
+        while True:
+            kind, event = child.receive()
+            if event is None:
+                return kind is Kind.READY
+            self._say(event)
 
-    def _mourn(self, chunk: Chunk, child: Child) -> None:
-        """Say what died, and which of the chunk's tasks it was running."""
-        death = WorkerDied(child.name, child.pid, child.host, child.close())
+    def _mourn(self, work: Chunk | EndOf, child: Child, number: int) -> None:
+        """Say what died, and which task or exit function it was running."""
+        death = WorkerDied(child.name, child.pid, child.host, self._part(number))
+        running = child.running()
+        if running is not None and running.chunk < 0:
+            self._say(SessionLost(-running.chunk, death), number)
+        elif isinstance(work, EndOf):
+            self._say(SessionLost(work.session.id, death), number)
+        if not isinstance(work, EndOf):
+            if running is not None and running.chunk == work.id:
+                self._say(ChunkLost(work.id, running.offset, death, running.span))
+            else:
+                self._say(ChunkLost(work.id, None, death))
+
+    def _say(self, event: WorkerEvent | ChunkLost | SessionLost, worker: int | None = None) -> None:
+        """Tell the pool, unless it is of a chunk that was cancelled or is finished."""
         with self._lock:
-            del self._running[chunk.id]
-            self._say(chunk, ChunkLost(chunk.id, child.task_of(chunk.id), death), True)
-
-    def _say(self, chunk: Chunk, event: Event, finished: bool) -> None:
-        """Tell the pool, unless the chunk was cancelled; with the lock held."""
-        if chunk.id in self._wanted:
-            self._events.put(event)
-            if finished:
-                self._wanted.discard(chunk.id)
+            if isinstance(event, SessionEnded | SessionLost):
+                self._events.put(event)
+                number = event.worker if isinstance(event, SessionEnded) else worker
+                assert number is not None
+                if self._endings.said(event.session, number):
+                    self._events.put(SessionOver(event.session))
+                return
+            if event.chunk in self._wanted:
+                self._events.put(event)
+            if not isinstance(event, Outcomes) or event.last:
+                self._wanted.discard(event.chunk)
+                self._running.pop(event.chunk, None)

@@ -10,6 +10,7 @@ class TestSubprocessPool(PoolContract):
     """All promises that do not need ``task_timeout``, which this backend does not offer."""
 
     processes = True
+    capabilities = frozenset({"order_tasks"})
 
     def make_pool(self, **options: Any) -> Pool:
         """Return a pool of two workers, by name, as a user would."""

@@ -1,0 +1,382 @@
+"""Runs the tasks of one chunk, and sends what comes of them.
+
+When results leave (promise 5 of the contract): after a task, if the last ones left a millisecond ago or
+more; so each result of tasks longer than that leaves before the next task starts.  Results of shorter
+tasks gather for up to that millisecond; should a slow task then follow, the ``Flusher`` sends them while
+it runs.
+
+The *board* tells whoever shares it which task is running, so that a death can be laid at its door.  One by
+one, that is a write per task.  Tasks that have proved to take some microseconds go in *runs*, at the speed
+of ``map``; then the board says from which task on to which, and a run is short, or is cut short: no longer
+than about a millisecond, after which the ``Flusher`` ends it behind the task that it is in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+from time import monotonic, monotonic_ns
+from typing import Any, Final
+
+from pools_core.calls import Chunk, Convention, FailedTask, Outcomes, Packed, Returned, WorkerEvent
+from pools_core.failures import describe, shown
+from pools_core.payload import PLAIN, Sealed, pack, seal, unpack
+from pools_core.seeding import Board
+from pools_core.setup import OFFSET, SPAN_SHIFT, STARTED
+from pools_core.watch import Watch
+
+__all__ = ["ChunkRun", "Flusher", "Pass"]
+
+GATHER: Final = 0.001
+"""Seconds that results of short tasks may gather before they leave; the contract names it."""
+
+PROOF: Final = 16
+"""Tasks that go one by one first, and after each failure; they have to be short for others to go in runs."""
+
+SHORT: Final = 20e-6
+"""Seconds up to which a task counts as short.  A run then saves a good part of what a task costs."""
+
+FIRST_RUN: Final = 64
+"""Tasks of the first run; each may be twice as long as the one before, up to ``GATHER`` in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What is to be run.
+
+    Attributes:
+        chunk: the chunk.
+        function: its function, with what its session gives bound to it.
+        items: its items.
+        sealed: whether each item has still to be unpacked.
+        values: where results are put, so that its length is the offset of the running task.
+    """
+
+    chunk: Chunk
+    function: Callable[..., Any]
+    items: Sequence[Any]
+    sealed: bool
+    values: list[Any]
+
+
+class ChunkRun:
+    """One pass over one chunk.
+
+    Args:
+        work: what is to be run.
+        send: takes outcomes to the caller's side.
+        worker: the worker's name.
+        board: where it is told which task is running.
+        flusher: sends gathered results while a slow task runs; None where nobody could take them.
+        watch: measures the tasks; None where nobody wants to know.
+        stop: asked whenever results leave; if it says so, the rest of the chunk is dropped.
+    """
+
+    def __init__(
+        self,
+        work: Pass,
+        send: Callable[[WorkerEvent], None],
+        worker: str,
+        board: Board,
+        flusher: Flusher | None,
+        watch: Watch | None,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self._send = send
+        self._worker = worker
+        self._board = board
+        self._chunk = chunk = work.chunk
+        self._flusher = flusher if chunk.size > 1 else None
+        self._function = work.function
+        self._items = work.items
+        self._sealed = work.sealed
+        self._stop = stop
+        self._packs = isinstance(chunk.items, Packed)
+        self._watch = watch
+        self._spent = False
+        # What the flusher also touches, under the lock: the results so far and how many have left, and
+        # the items of the run that is under way.
+        self._lock = threading.Lock()
+        self._values = work.values
+        self._failures: list[FailedTask] = []
+        self._run: list[Any] | None = None
+        self._run_start = 0
+        self._plain = True
+        self._sent = 0
+        self._since = self._left = 0.0
+
+    def run(self) -> bool:
+        """Call the function on every item; in the end everything has been sent.
+
+        Returns:
+            Whether the worker has done its share, and is to be replaced.
+        """
+        self._since = self._left = monotonic()
+        if self._flusher is None:
+            self._loop()
+            return self._spent
+        self._flusher.watch(self)
+        try:
+            self._loop()
+        finally:
+            self._flusher.watch(None)
+        return self._spent
+
+    def _loop(self) -> None:
+        size, call = self._chunk.size, self._chunk.call
+        runs = not (
+            size <= PROOF
+            or self._sealed
+            or self._watch is not None
+            or call.task_timeout is not None
+            or call.convention is Convention.APPLY
+        )
+        done, most = 0, FIRST_RUN
+        while done < size:
+            if not runs:
+                if not self._one_by_one(done, size):
+                    return
+                break
+            before = monotonic()
+            if not self._one_by_one(done, min(done + PROOF, size)):
+                return
+            done = len(self._values)
+            per_task = (monotonic() - before) / PROOF
+            runs = self._plain or not self._packs
+            failed = False
+            while runs and done < size and per_task < SHORT and not failed:
+                most = min(2 * most, int(GATHER / per_task) + 1)
+                before = monotonic()
+                failed = not self._in_a_run(done, min(done + most, size))
+                now = monotonic()
+                per_task = (now - before) / max(1, len(self._values) - done)
+                done = len(self._values)
+                runs = self._plain or not self._packs
+                if now - self._left >= GATHER and done < size and not self._leave(now):
+                    return
+            most = FIRST_RUN
+        self.flush(last=True)
+
+    def _one_by_one(self, start: int, end: int) -> bool:
+        """Run tasks, saying of each that it runs; return whether to go on.
+
+        What stands here is paid by every task that is not known to be short.
+        """
+        function, board, append, sealed = self._function, self._board, self._values.append, self._sealed
+        one = self._chunk.call.convention is Convention.ONE
+        star = self._chunk.call.convention is Convention.STAR
+        packs, plain = self._packs, PLAIN
+        timed = self._chunk.call.task_timeout is not None
+        watch = self._watch
+        final = self._chunk.size - 1
+        items = self._items if end - start == self._chunk.size else self._items[start:end]
+        for offset, item in enumerate(items, start):
+            if timed:
+                board[STARTED] = monotonic_ns()
+            board[OFFSET] = offset
+            try:
+                if sealed:
+                    item = unpack(item)  # noqa: PLW2901  what a failure shows is the opened one
+                if one:
+                    value = function(item)
+                elif star:
+                    value = function(*item)
+                else:
+                    value = function(*item[0], **item[1])
+                if packs and type(value) not in plain:
+                    self._plain = False
+                    value = self._packed(value, offset)
+            except BaseException as error:
+                # Whatever a task raises fails that task alone, SystemExit and KeyboardInterrupt included;
+                # but a Ctrl-C that happened to land in it is not the task's.
+                if not packs and _is_ctrl_c(error):
+                    raise
+                self._failures.append(self._describe(error, offset, item))
+                value = None
+            append(value)
+            now = monotonic()
+            if watch is not None and watch.task_done(self._chunk.call, offset, item, now):
+                self._spent = True
+                if offset != final:
+                    self.flush()
+                    self._send(Returned(self._chunk.id))
+                    return False
+            if now - self._left >= GATHER and offset != final and not self._leave(now):
+                return False
+        return True
+
+    def _packed(self, value: Any, offset: int) -> Sealed:
+        packed = pack(value, f"the result of task {self._chunk.start + offset}")
+        if packed.buffers:
+            self._left = 0.0  # they are views of live memory, which the next task may change
+        return packed
+
+    def _leave(self, now: float) -> bool:
+        """Send the results so far; return whether to go on."""
+        self._left = now
+        self.flush()
+        if self._stop is not None and self._stop():
+            self.flush(last=True)
+            return False
+        return True
+
+    # --- runs ---------------------------------------------------------------------------------------
+
+    def _in_a_run(self, start: int, end: int) -> bool:
+        """Run tasks at the speed of ``map``; return False if one failed, which was the last one to run."""
+        values = self._values
+        run = list(self._items[start:end])
+        with self._lock:
+            self._run, self._run_start = run, start
+            self._board[OFFSET] = start | len(run) << SPAN_SHIFT
+        failure: BaseException | None = None
+        try:
+            if self._chunk.call.convention is Convention.ONE:
+                values.extend(map(self._function, run))
+            else:
+                values.extend(starmap(self._function, run))
+            at = len(values) - start
+            if at < len(run):
+                # Nothing else ends it early: a StopIteration that a task raised ended the iteration.
+                failure = StopIteration()
+        except BaseException as error:
+            if not self._packs and _is_ctrl_c(error):
+                raise
+            at = len(values) - start
+            failure = error
+        with self._lock:
+            self._run = None
+            if failure is not None:
+                self._failures.append(self._describe(failure, start + at, run[at]))
+                values.append(None)
+            self._board[OFFSET] = len(values)
+        if self._packs:
+            self._pack_run(start)
+        return failure is None
+
+    def _pack_run(self, start: int) -> None:
+        """Pack what a run brought that is not plain."""
+        values = self._values
+        fresh = values[start:] if start else values
+        if set(map(type, fresh)) <= PLAIN:
+            return
+        with self._lock:
+            self._plain = False
+            for offset in range(max(start, self._sent), len(values)):
+                if type(values[offset]) in PLAIN:
+                    continue
+                try:
+                    values[offset] = self._packed(values[offset], offset)
+                except BaseException as error:
+                    failed = self._describe(error, offset, self._items[offset])
+                    self._failures.append(failed)
+                    values[offset] = None
+            self._failures.sort(key=_offset)
+
+    def cut(self) -> None:
+        """End the run that is under way behind its running task, and send what can leave.  By the flusher."""
+        with self._lock:
+            run = self._run
+            if run is not None:
+                # The iteration ends when it comes to the end of the list, so from here on no task starts;
+                # only then is it certain which one is running.
+                del run[len(self._values) - self._run_start + 1 :]
+                self._board[OFFSET] = len(self._values)
+        self.flush()
+
+    # --- results ------------------------------------------------------------------------------------
+
+    def flush(self, last: bool = False) -> None:
+        """Send the results that have not left yet."""
+        with self._lock:
+            first = self._sent
+            values = self._values[first:]
+            if self._run is not None and self._packs and not set(map(type, values)) <= PLAIN:
+                values = values[: self._run_start - first]  # the rest has still to be packed
+            if not values and not last:
+                return
+            failures = tuple(self._failures)
+            self._failures.clear()
+            self._sent = first + len(values)
+            if failures and failures[-1].offset >= self._sent:
+                # The flusher came between a failure and its placeholder: the next part carries it.
+                self._failures.append(failures[-1])
+                failures = failures[:-1]
+            now = monotonic()
+            seconds, self._since = now - self._since, now
+            # What has left need not be kept: a task's result may be large.
+            self._values[first : self._sent] = [None] * len(values)
+            packed = seal(values, self._plain) if self._packs else values
+            times = None if self._watch is None else self._watch.take(self._chunk.call)
+            self._send(Outcomes(self._chunk.id, first, len(values), packed, failures, seconds, last, times))
+
+    def _describe(self, error: BaseException, offset: int, item: Any) -> FailedTask:
+        arguments = "not opened" if type(item) is Sealed else shown(item, self._chunk.call.convention)
+        return describe(error, offset, arguments, self._worker, not self._packs)
+
+
+def _offset(failed: FailedTask) -> int:
+    return failed.offset
+
+
+class Flusher:
+    """Sends gathered results of short tasks while a slow one runs.
+
+    One thread, started with the first chunk that needs it and asleep for good between chunks.
+    """
+
+    def __init__(self) -> None:
+        self._run: ChunkRun | None = None
+        self._busy = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, run: ChunkRun | None) -> None:
+        """Look after this chunk from now on; None: there is none."""
+        self._run = run
+        if run is None:
+            self._busy.clear()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="pools-flusher", daemon=True)
+            self._thread.start()
+        self._busy.set()
+
+    def stop(self) -> None:
+        """End the thread; returns when it has ended."""
+        self._stopping.set()
+        self._busy.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self._busy.wait()
+            # Not a wait for somebody else: the millisecond is what the contract allows results to gather.
+            self._stopping.wait(GATHER)
+            run = self._run
+            if run is not None:
+                try:
+                    run.cut()
+                except OSError:
+                    return  # the caller is gone, and the worker's own thread is about to find out
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether this KeyboardInterrupt comes from the keyboard and not from a ``raise`` in the task.
+
+    Python's own SIGINT handler is written in C and raises between two instructions; a task that raises
+    one does so by a ``raise`` statement, which is then the last instruction of the innermost frame.
+    """
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    tb = error.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    if tb is None:
+        return True
+    import dis
+
+    return tb.tb_frame.f_code.co_code[tb.tb_lasti] != dis.opmap["RAISE_VARARGS"]
