@@ -6,10 +6,11 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from pools_core.calls import Call, Packed
-from pools_gearman.wire import RunJob, plain
+from pools_gearman.sessions import KnownSession
+from pools_gearman.wire import RunJob, open_call, plain
 
 __all__ = ["CallCache", "KnownCall"]
 
@@ -26,13 +27,17 @@ class KnownCall:
 
     Attributes:
         sent: as the client knows it.
-        local: the same under a number of this node's.
+        local: the same under numbers of this node's.
+        session: what it needs first.
+        levels: what its caller logs.
         nbytes: its size.
         uses: how many chunks of it are here.
     """
 
     sent: Call
     local: Call
+    session: KnownSession | None
+    levels: Any
     nbytes: int
     uses: int = 0
 
@@ -50,16 +55,24 @@ class CallCache:
         self._known: OrderedDict[tuple[bytes, bytes], KnownCall] = OrderedDict()
         self._nbytes = 0
 
-    def find(self, client: bytes, job: RunJob) -> KnownCall | None:
-        """Return a job's call; None if it is not known and was not sent along."""
+    def find(self, client: bytes, job: RunJob, session: KnownSession | None) -> KnownCall | None:
+        """Return a job's call; None if it is not known and was not sent along.
+
+        Args:
+            client: whose it is.
+            job: the job, or what brings its call.
+            session: the job's session, which is known.
+        """
         key = (client, job.digest)
         known = self._known.get(key)
         if known is None:
             if not job.call:
                 return None
-            call = _copied(job.open_call())
+            call, levels = open_call(job.call, None if session is None else session.sent)
+            call = _copied(call)
             nbytes = call.function.nbytes if isinstance(call.function, Packed) else 0
-            known = self._known[key] = KnownCall(call, replace(call, id=next(self._ids)), nbytes)
+            local = replace(call, id=next(self._ids), session=None if session is None else session.local)
+            known = self._known[key] = KnownCall(call, local, session, levels, nbytes)
             self._nbytes += nbytes
             self._shrink(key)
         self._known.move_to_end(key)

@@ -314,6 +314,8 @@ def _settings(config: str | None) -> GearmanSettings:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.INFO)  # whatever callers have workers log
 
 
 def _when(seconds: float | None) -> str:

@@ -19,13 +19,24 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
-from pools_core.calls import Chunk, Outcomes, type_buffer
+from pools_core.calls import Chunk, Outcomes, Session, type_buffer
 from pools_core.errors import SecurityError, TransportError
 from pools_core.frames import Relayed
-from pools_core.protocol import Broken, ChunkLost, Event, Interrupted, WorkerDied, WorkerStarted
+from pools_core.protocol import (
+    Broken,
+    ChunkLost,
+    Event,
+    Interrupted,
+    Logged,
+    SessionOver,
+    WorkerDied,
+    WorkerStarted,
+)
 from pools_gearman import wire
+from pools_gearman.client_sessions import ClientSessions, NodeLostError
 from pools_gearman.connection import Link, close_all
 from pools_gearman.failing import fail_all
 from pools_gearman.jobs import Job, Server
@@ -76,6 +87,11 @@ class Client:
         """The jobs of chunks whose outcome is wanted, by chunk."""
         self.waiting: dict[int, Chunk] = {}
         """Chunks that no server could be found for."""
+        self.asked: dict[bytes, Job] = {}
+        """Questions to nodes that are out, by job id."""
+        self.sessions = ClientSessions(self)
+        self.levels: Any = None
+        """What this process logs; set from any thread before a call begins."""
         self.links: list[Link] = []
         self.nodes: dict[str, NodeId] = {}
         self.size = 0
@@ -85,7 +101,6 @@ class Client:
         self._name = uuid.uuid4().hex
         self._connections = 0
         self._calls: dict[int, PackedCall] = {}
-        self._needed: set[int] = set()
         self._refusals = 0
         self._losses: dict[tuple[int, int], int] = {}
         self._doomed: dict[bool, list[Job]] = {}
@@ -143,7 +158,6 @@ class Client:
     def close_call(self, call: int) -> None:
         """Forget a call."""
         self._calls.pop(call, None)
-        self._needed.discard(call)
         for key in [key for key in self._losses if key[0] == call]:
             del self._losses[key]
 
@@ -159,9 +173,18 @@ class Client:
         job = self.jobs.pop(chunk, None)
         if job is not None:
             job.stopped = stopped
-            self._abandon(job, kill)
+            self._abandon(job, kill, job.chunk)
         elif stopped is not None:
             stopped()
+
+    def know_shared(self, shared: wire.PackedShared, number: int) -> None:
+        """Take note of a shared object that sessions may have."""
+        self.sessions.know(shared, number)
+
+    def end_session(self, session: Session, leave: bool) -> None:
+        """Have nodes take a session down."""
+        self.sessions.end(session, leave)
+        self._watch.stir()
 
     def stop(self, kill: bool) -> None:
         """End ``run``: at once, or when nothing is out any more."""
@@ -180,11 +203,50 @@ class Client:
             server: Server | None = link.state
             if server is not None and any(known.name == node for known in server.nodes.values()):
                 job = Job(server.next_id(), self.names.control(node), link, None, answer)
-                self._submit(job, wire.encode_json(Kind.CONTROL, question), Command.SUBMIT_JOB_HIGH)
+                self._ask(job, wire.encode_json(Kind.CONTROL, question))
                 break
         else:
             answer.set_exception(TransportError(f"there is no node {node!r} on any job server"))
         return answer
+
+    def ask_own(self, token: str, body: list[type_buffer]) -> asyncio.Future[Any]:
+        """Send something to one node and no other, through any server that it is connected to.
+
+        Returns:
+            A future: the answer, or what was said in parts; or SecurityError, or TransportError when none
+            will come, a NodeLostError if the node had begun.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        for link in self.links:
+            server: Server | None = link.state
+            if server is not None and token in server.nodes:
+                job = Job(server.next_id(), self.names.own(token), link, None, answer, node=token)
+                self._ask(job, body)
+                break
+        else:
+            answer.set_exception(TransportError("that node is on no job server"))
+        return answer
+
+    def tell_own(self, token: str, body: list[type_buffer]) -> None:
+        """Send something to one node, whose answer is of no interest."""
+        self._remember(asyncio.gather(self.ask_own(token, body), return_exceptions=True))
+
+    def _ask(self, job: Job, body: list[type_buffer]) -> None:
+        assert job.answer is not None
+        self.asked[job.id] = job
+        job.answer.add_done_callback(lambda _: self.asked.pop(job.id, None))
+        self._submit(job, body, Command.SUBMIT_JOB_HIGH)
+        self._watch.stir()
+
+    async def look_for(self, token: str) -> NodeId | None:
+        """Ask all servers who is there; return a node, if it is."""
+        await self._watch.look_for_nodes()
+        return self.nodes.get(token)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the connections to all servers are up."""
+        return all(link.state is not None for link in self.links)
 
     # --- sending --------------------------------------------------------------------------------------
 
@@ -198,15 +260,23 @@ class Client:
     def _send(self, chunk: Chunk, link: Link) -> None:
         call = self._calls.get(chunk.call.id)
         if call is None:
-            call = self._calls[chunk.call.id] = PackedCall.of(chunk.call)
-        with_call = call.nbytes <= INLINE_CALL or chunk.call.id in self._needed
-        body = wire.encode_run(chunk, call, with_call=with_call)
-        size = sum(len(piece) for piece in body)
-        if size + 1024 > self.settings.max_frame_bytes:
-            self.post([fail_all(chunk, 0, self._too_large(chunk, size))])
+            call = self._calls[chunk.call.id] = PackedCall.of(chunk.call, self.levels)
+        record = self.sessions.of(chunk)
+        session = None if record is None else record.packed
+        body = wire.encode_run(
+            chunk,
+            call,
+            session,
+            with_call=call.nbytes <= INLINE_CALL,
+            with_session=session is not None and session.nbytes <= INLINE_CALL,
+        )
+        try:
+            self.check_size(body, f"the arguments of {chunk.size} task{'s' if chunk.size > 1 else ''}")
+        except TransportError as error:
+            self.post([fail_all(chunk, 0, error)])
             return
         server: Server = link.state
-        job = Job(server.next_id(), self.names.run, link, chunk, with_call=with_call)
+        job = Job(server.next_id(), self.names.run, link, chunk)
         self.jobs[chunk.id] = job
         self._submit(job, body, Command.SUBMIT_JOB)
 
@@ -217,12 +287,14 @@ class Client:
         job.link.connection.send(command, job.function, job.id, data=frame)
         server.created.append(job)
 
-    def _too_large(self, chunk: Chunk, size: int) -> TransportError:
-        return TransportError(
-            f"the arguments of {chunk.size} task{'s' if chunk.size > 1 else ''} take {size} bytes, and "
-            f"max_frame_bytes allows {self.settings.max_frame_bytes}: send smaller chunks (chunksize), or "
-            "raise max_frame_bytes on both ends"
-        )
+    def check_size(self, body: list[type_buffer], what: str) -> None:
+        """Raise TransportError for a body that is too large for a frame."""
+        size = sum(map(len, body))
+        if size + 1024 > self.settings.max_frame_bytes:
+            raise TransportError(
+                f"{what} take {size} bytes, and max_frame_bytes allows {self.settings.max_frame_bytes}: "
+                "send smaller chunks (chunksize), or raise max_frame_bytes on both ends"
+            )
 
     # --- links ----------------------------------------------------------------------------------------
 
@@ -303,6 +375,7 @@ class Client:
         """Check an answer and hand it on."""
         if last:
             self._forget(job)
+            self._stopped(job)
             why = wire.read_refusal(data)
             if why is not None:
                 self._refused(job, why, "a node refused a frame of ours")
@@ -314,7 +387,9 @@ class Client:
                 run, event = wire.decode_event_body(body)
                 self._event(job, run, opened.number, event, last=last)
             elif body.kind is Kind.NEED and job.answer is None and last:
-                self._need(job)
+                self._need(job, *wire.decode_need(body))
+            elif body.kind is Kind.EVENT and job.answer is not None:
+                self._add_part(job, opened.number, wire.decode_event_body(body)[1], last=last)
             elif body.kind is Kind.ANSWER and job.answer is not None and last:
                 self._settle(job.answer, wire.decode_json(body))
             else:
@@ -332,6 +407,12 @@ class Client:
         if job.run is not None and run != job.run:
             self._ran_again(job, chunk, last=last)
             return
+        token, record = wire.node_of(run), self.sessions.of(chunk)
+        if isinstance(event, Logged) and number == job.number and not last:
+            job.run = run
+            job.number += 1
+            self.post([event])
+            return
         ends = event.last if isinstance(event, Outcomes) else True
         if (
             number != job.number
@@ -343,7 +424,12 @@ class Client:
         job.run = run
         job.number += 1
         self._refusals = 0
+        if record is not None:
+            record.nodes.add(token)
         if isinstance(event, Outcomes):
+            if event.times is not None:
+                number_of = self.sessions.number(token, event.times.worker)
+                event = replace(event, times=replace(event.times, worker=number_of))
             if event.first < job.received or event.first + event.count > chunk.size:
                 raise RefusedFrameError(Why.MALFORMED)
             job.received = event.first + event.count
@@ -361,15 +447,27 @@ class Client:
         """
         self._take_chunk(job)
         if not last:
-            self._abandon(job, kill=True)
+            self._abandon(job, kill=True, chunk=chunk)
         self._interrupted(chunk, job.received, "its node was lost")
 
-    def _need(self, job: Job) -> None:
-        """A node lacks the call: send the chunk again with it, and all that follow."""
+    def _add_part(self, job: Job, number: int, event: Relayed, *, last: bool) -> None:
+        """A node has said a part of what came of a session's end."""
+        if number != len(job.said) or isinstance(event, SessionOver) is not last:
+            raise RefusedFrameError(Why.REPLAYED)
+        job.said.append(event)
+        if last and job.answer is not None:
+            self._settle(job.answer, job.said[:-1])
+
+    def _need(self, job: Job, token: str, lacking: wire.Lacking) -> None:
+        """A node lacks something: send it that, and the chunk again."""
         chunk = self._take_chunk(job)
-        if chunk is not None:
-            self._needed.add(chunk.call.id)
+        if chunk is None:
+            return
+        call = self._calls.get(chunk.call.id)
+        if call is None or token not in self.nodes:
             self.submit(chunk)
+        else:
+            self.sessions.bring(chunk, call, token, lacking)
 
     def _refused(self, job: Job, why: Why, what: str) -> None:
         """A frame did not pass on one of the two sides: try elsewhere, but not for ever."""
@@ -398,11 +496,14 @@ class Client:
             by_node: its node died, and perhaps of it.
         """
         if job.answer is not None:
-            self._settle(job.answer, TransportError(why))
+            self._settle(job.answer, NodeLostError(why) if by_node else TransportError(why))
         self._stopped(job)
         chunk = self._take_chunk(job)
         if chunk is None:
             return
+        record = self.sessions.of(chunk)
+        if record is not None:
+            self.sessions.gave_up(record)
         if by_node and not self.settings.at_most_once:
             task = (chunk.call.id, chunk.start + job.received)
             self._losses[task] = self._losses.get(task, 0) + 1
@@ -412,6 +513,13 @@ class Client:
                 self.post([ChunkLost(chunk.id, job.received, died)])
                 return
         self._interrupted(chunk, job.received, why)
+
+    def give_up(self, job: Job) -> None:
+        """A question is for a node that is gone: nobody would ever answer."""
+        if job.handle is not None and job.link.connection is not None:
+            job.link.connection.ask(f"cancel job {job.handle.decode('ascii', 'replace')}", many=False)
+        self._forget(job)
+        self.lose(job, "its node is gone", by_node=job.running)
 
     def send_again(self, job: Job) -> None:
         """Replace a job that waits in the queue by a fresh one; a node would refuse it for its age."""
@@ -446,8 +554,11 @@ class Client:
 
     # --- cancelling -----------------------------------------------------------------------------------
 
-    def _abandon(self, job: Job, kill: bool) -> None:
+    def _abandon(self, job: Job, kill: bool, chunk: Chunk | None = None) -> None:
         job.chunk = None
+        job.record = None if chunk is None else self.sessions.of(chunk)
+        if job.record is not None:
+            self.sessions.cancelled(job.record)
         job.kill = kill
         self._moved()
         if job.handle is not None:
@@ -505,8 +616,10 @@ class Client:
         self._remember(told)
         return told
 
-    @staticmethod
-    def _stopped(job: Job) -> None:
+    def _stopped(self, job: Job) -> None:
+        record, job.record = job.record, None
+        if record is not None:
+            self.sessions.settled(record)
         stopped, job.stopped = job.stopped, None
         if stopped is not None:
             stopped()
@@ -518,8 +631,9 @@ class Client:
     async def _say_farewell(self) -> None:
         """Have nodes stop what is still out, and wait a little for their word."""
         self._send_doomed()
-        out = any(link.state is not None and (link.state.jobs or link.state.created) for link in self.links)
-        if out:
+        await close_all(self.sessions.stop())
+        servers = [link.state for link in self.links if link.state is not None]
+        if self.sessions.any or any(server.jobs or server.created for server in servers):
             self._tell_all({"do": "forget", "client": self._name})
         if self._questions:
             await asyncio.wait(set(self._questions), timeout=FAREWELL)

@@ -15,6 +15,7 @@ from typing import Final
 
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Refused, Returned, Session, SetupFailed
 from pools_core.errors import TransportError
+from pools_core.log_levels import LogLevelsSent
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, SessionOver
 from pools_core.waiter import Waiter
 from pools_gearman.client import FAREWELL, Client
@@ -22,6 +23,7 @@ from pools_gearman.connection import tls_context
 from pools_gearman.settings import GearmanSettings, check_security
 from pools_gearman.signing import Signer, read_secret
 from pools_gearman.thread import LoopThread
+from pools_gearman.wire import PackedShared
 
 __all__ = ["GearmanEngine", "make_signer"]
 
@@ -70,6 +72,8 @@ class GearmanEngine(Engine):
     def __init__(self, settings: GearmanSettings, *, wait: bool = True) -> None:
         self._lock = threading.RLock()
         self._waiter = Waiter()
+        self._log = LogLevelsSent()
+        self._shared = 0
         self._woken = False
         self._touching = False
         self._events: list[Event] = []
@@ -87,6 +91,7 @@ class GearmanEngine(Engine):
         async def main() -> None:
             try:
                 self._client = Client(settings, signer, tls, self._post)
+                self._client.levels = self._log.levels
                 await self._client.run(self._take_first_try, self._silent.set)
             except Exception as error:  # a mistake of ours: whoever waits is told, so that nobody hangs
                 self._post([Broken(TransportError(f"the gearman client failed: {error!r}"))])
@@ -136,7 +141,9 @@ class GearmanEngine(Engine):
         return min(DEEPEST, max(2, 1 + int(LINE / max(self._seconds, 1e-9))))
 
     def open(self, call: Call) -> None:
-        """Nothing yet: a call goes along with its chunks."""
+        """Look what is logged here; the call itself goes along with its chunks."""
+        if self._log.changed():
+            self._client.levels = self._log.levels
 
     def close(self, call: Call) -> None:
         """Forget the call; nodes forget those that they have not heard of for long."""
@@ -144,8 +151,22 @@ class GearmanEngine(Engine):
 
     def end(self, session: Session, leave: bool) -> None:
         """Have every node that has had a chunk of the session take it down."""
-        if leave:
+        if not self._call("end_session", session, leave) and leave:
             self._post([SessionOver(session.id)])
+
+    def check(self, session: Session) -> None:
+        """Pickle a shared object now, while that can be told the caller."""
+        shared = session.shared
+        if shared is None or shared.id == self._shared:
+            return
+        packed = PackedShared.of(shared)
+        if packed.nbytes + 4096 > self._settings.max_frame_bytes:
+            raise TransportError(
+                f"the shared object takes {packed.nbytes} bytes, and max_frame_bytes allows "
+                f"{self._settings.max_frame_bytes}: share less, or raise max_frame_bytes on both ends"
+            )
+        self._shared = shared.id
+        self._call("know_shared", packed, shared.id)
 
     def submit(self, chunk: Chunk) -> None:
         """Have the I/O thread send a chunk."""

@@ -1,14 +1,16 @@
-"""Outcomes of tasks that fail on the way, in the form in which a worker would report them."""
+"""What fails on the way, or comes from workers in this process, in the form in which a worker reports it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from pools_core.calls import Chunk, Outcomes
-from pools_core.failures import describe
-from pools_core.payload import seal
+from pools_core.calls import Chunk, Outcomes, Packed, SessionEnded, SetupFailed
+from pools_core.errors import SerializationError
+from pools_core.failures import describe, travelling
+from pools_core.payload import pack, seal
 
-__all__ = ["fail_all", "fail_some"]
+__all__ = ["fail_all", "fail_end", "fail_some", "portable_end", "portable_failure"]
 
 
 def fail_all(chunk: Chunk, first: int, error: BaseException, where: str = "the way to a worker") -> Outcomes:
@@ -35,3 +37,26 @@ def fail_some(
     )
     nothing: list[Any] = [None] * count
     return Outcomes(chunk, first, count, seal(nothing), failures, 0.0, last)
+
+
+def fail_end(ended: SessionEnded, error: BaseException, where: str) -> SessionEnded:
+    """Return the end of a session whose value cannot travel."""
+    failure = describe(error, 0, "worker_exit", where, same_process=False)
+    return replace(ended, values=seal([]), failure=failure)
+
+
+def portable_failure(event: SetupFailed) -> SetupFailed:
+    """Return what a worker said so that it can leave this process: threads do not pack it."""
+    return replace(event, failure=travelling(event.failure))
+
+
+def portable_end(event: SessionEnded, where: str) -> SessionEnded:
+    """Likewise."""
+    failure = None if event.failure is None else travelling(event.failure)
+    if isinstance(event.values, Packed):
+        return replace(event, failure=failure)
+    try:
+        values = seal([pack(value, "the value of worker_exit", keep=True) for value in event.values])
+    except SerializationError as error:
+        return fail_end(event, error, where)
+    return replace(event, values=values, failure=failure)

@@ -12,11 +12,13 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from pools_core.calls import Call, Chunk, Outcomes
+from pools_core.calls import Call, Chunk, Outcomes, Packed, Session
 from pools_core.protocol import Engine, Event
-from pools_gearman.wire import OF_A_CHUNK
+from pools_core.workqueue import EndOf
+from pools_gearman.wire import OF_A_CHUNK, plain
 
 __all__ = ["Gateway"]
 
@@ -39,7 +41,7 @@ class Gateway:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._calls: set[int] = set()
-        self._queue: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Chunk | EndOf | None] = queue.SimpleQueue()
         self._stopping = False
         work = self._run_inline if engine.inline else self._wait
         self._thread = threading.Thread(target=work, name="pools-node", daemon=True)
@@ -57,11 +59,12 @@ class Gateway:
         if self.engine.inline:
             self._queue.put(chunk)
             return
+        chunk = self._held(chunk)
         if chunk.call.id not in self._calls:
             self._calls.add(chunk.call.id)
             self.engine.open(chunk.call)
         self.engine.submit(chunk)
-        if chunk.call.task_timeout is not None:
+        if chunk.call.limited:
             self.engine.wake()  # whoever waits on it already does so without that limit
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
@@ -69,6 +72,22 @@ class Gateway:
         self.busy.discard(chunk.id)
         if not self.engine.inline:
             self.engine.cancel(chunk, kill)
+
+    def end_session(self, session: Session, *, leave: bool) -> None:
+        """Have workers take a session down; if they are to leave it, ``SessionOver`` follows."""
+        if self.engine.inline:
+            self._queue.put(EndOf(session, leave))
+        else:
+            self.engine.end(session, leave)
+            self.engine.wake()
+
+    def _held(self, chunk: Chunk) -> Chunk:
+        """Return a chunk whose large buffers are where the engine wants them."""
+        items = chunk.items
+        if not isinstance(items, Packed) or not items.buffers:
+            return chunk
+        buffers = [self.engine.hold(memoryview(buffer)) or buffer for buffer in plain(items.buffers)]
+        return replace(chunk, items=Packed(items.data, buffers))
 
     def close(self, call: Call) -> None:
         """Forget a call."""
@@ -100,10 +119,14 @@ class Gateway:
                 self._tell(events)
 
     def _run_inline(self) -> None:
-        while (chunk := self._queue.get()) is not None and not self._stopping:
-            if chunk.id in self.busy:
-                self.engine.submit(chunk)
-                self._tell(self.engine.wait(0))
+        while (work := self._queue.get()) is not None and not self._stopping:
+            if isinstance(work, EndOf):
+                self.engine.end(work.session, work.leave)
+            elif work.id in self.busy:
+                self.engine.submit(work)
+            else:
+                continue
+            self._tell(self.engine.wait(0))
 
     def _tell(self, events: Sequence[Event]) -> None:
         try:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pools_core.calls import Chunk
+from pools_core.frames import Relayed
+from pools_gearman.client_sessions import Record
 from pools_gearman.connection import Link
 from pools_gearman.wire import NodeId
 
@@ -36,6 +38,9 @@ class Job:
         running: whether the server last said that a node has it.
         kill: once it is cancelled, whether to kill what runs of it; None before.
         withdrawn: called when the server has said whether a job that was withdrawn was still queued.
+        node: token of the node that a question is for; None for any of the function.
+        record: of the session of a chunk that was cancelled.
+        said: what came in answer to a question so far, where that comes in parts.
         stopped: called when a cancelled job is certain to start nothing any more.
     """
 
@@ -55,6 +60,9 @@ class Job:
     kill: bool | None = None
     withdrawn: Callable[[bool], None] | None = None
     stopped: Callable[[], None] | None = None
+    node: str | None = None
+    record: Record | None = None
+    said: list[Relayed] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -13,29 +13,42 @@ has had for longer than a beat.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import ssl
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pools_core.calls import Chunk, Outcomes, type_buffer
+from pools_core import logs
+from pools_core.calls import Chunk, Outcomes, SessionEnded, SetupFailed, type_buffer
 from pools_core.errors import TransportError, UnsupportedOptionError
-from pools_core.protocol import Broken, ChunkLost, Engine, Event, Interrupted, WorkerDied
+from pools_core.protocol import (
+    Broken,
+    ChunkLost,
+    Engine,
+    Event,
+    Interrupted,
+    Logged,
+    SessionLost,
+    SessionOver,
+    WorkerDied,
+)
 from pools_gearman import wire
 from pools_gearman.callcache import CallCache, KnownCall
 from pools_gearman.connection import Link, close_all
-from pools_gearman.failing import fail_some
+from pools_gearman.failing import fail_end, fail_some, portable_failure
 from pools_gearman.gateway import Gateway
+from pools_gearman.levels import Levels
 from pools_gearman.packets import Command, Packet
+from pools_gearman.sessions import NodeSessions
 from pools_gearman.settings import GearmanSettings, NodeSettings
 from pools_gearman.signing import Direction, RefusedFrameError, ReplayGuard, Signer, Why
 from pools_gearman.watch import beat
-from pools_gearman.wire import OF_A_CHUNK, ChunkEvent, Kind, Names, NodeId
+from pools_gearman.wire import OF_A_CHUNK, ChunkEvent, Kind, Lacking, Names, NodeId
 
 __all__ = ["Node"]
 
@@ -69,6 +82,31 @@ class Held:
     def client(self) -> bytes:
         """The connection that it came from, as job ids have it."""
         return self.id.rpartition(b".")[0]
+
+    @property
+    def session(self) -> tuple[bytes, int] | None:
+        """Whose session it belongs to, and which."""
+        session = self.call.sent.session
+        return None if session is None else (_client(self.id), session.id)
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A question that takes a while to answer: the end of a session.
+
+    Attributes:
+        id: the job's id.
+        handle: the server's name for it.
+        function: the name that it came under.
+        link: the server.
+        since: when it came, by the monotonic clock.
+    """
+
+    id: bytes
+    handle: bytes
+    function: bytes
+    link: Link
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -123,12 +161,17 @@ class Node:
         self._tls = tls
         self._make_engine = make_engine
         self._ready = ready
-        self._token = uuid.uuid4().hex[:12]
+        self._token = wire.new_token()
         self._beat = beat(settings)
         self._guard = ReplayGuard(settings.max_frame_age)
         self._calls = CallCache(self._forget_call)
         self._chunk_ids = itertools.count(1)
-        self._runs = itertools.count(int.from_bytes(uuid.uuid4().bytes[:4], "big") << 16)
+        self._run_number = wire.first_run(self._token)
+        self._sessions = NodeSessions(f"node {own.name}")
+        self._levels = Levels()
+        self._pending: dict[bytes, Pending] = {}
+        self._absent: dict[bytes, float] = {}
+        self._looked = 0.0
         self._left: OrderedDict[str, None] = OrderedDict()
         self._said: set[str] = set()
         self._work: list[Link] = []
@@ -185,7 +228,7 @@ class Node:
 
     def _retire(self) -> None:
         """End old pools that have nothing left to do."""
-        for old in [old for old in self._retiring if not old.busy]:
+        for old in [old for old in self._retiring if not old.busy and self._sessions.retire(old)]:
             self._retiring.remove(old)
             ended = asyncio.get_running_loop().run_in_executor(None, lambda g=old: g.end(kill=False))  # type: ignore[misc]
             self._ends.add(ended)
@@ -227,6 +270,7 @@ class Node:
         assert link.connection is not None
         link.state = Line()
         link.connection.send(Command.CAN_DO, self.names.control(self.own.name))
+        link.connection.send(Command.CAN_DO, self.names.own(self._token))
         link.connection.send(Command.GRAB_JOB_UNIQ)
 
     def _work_down(self, link: Link) -> None:
@@ -237,6 +281,8 @@ class Node:
 
     def _control_down(self, link: Link) -> None:
         link.state = None
+        for pending in [pending for pending in self._pending.values() if pending.link is link]:
+            del self._pending[pending.id]  # whoever asked asks again
 
     def _announce(self) -> None:
         for link in self._work:
@@ -314,33 +360,55 @@ class Node:
 
     def _run(self, link: Link, handle: bytes, job_id: bytes, job: wire.RunJob) -> None:
         assert link.connection is not None
-        client = job_id.rpartition(b".")[0]
-        if client.partition(b"-")[0].decode() in self._left:
+        client = _client(job_id)
+        if client.decode() in self._left or self._sessions.is_over(client, job.session):
             link.connection.send(Command.WORK_FAIL, handle)
             return
+        run = self._run_number = wire.next_run(self._run_number)
         try:
-            call = self._calls.find(client.partition(b"-")[0], job)
+            call, lacking = self._find(client, job)
             if call is None:
-                need = self._signer.seal(
-                    Direction.TO_CLIENT, job_id, self.names.run, wire.join(Kind.NEED, [])
-                )
-                link.connection.send(Command.WORK_COMPLETE, handle, data=need)
+                need = wire.encode_need(run, lacking)
+                frame = self._signer.seal(Direction.TO_CLIENT, job_id, self.names.run, need)
+                link.connection.send(Command.WORK_COMPLETE, handle, data=frame)
                 return
             sent = job.open_chunk(call.sent)
         except Exception as error:  # signed, yet not what we know: another version of the core
             log.warning("job %s cannot be read: %s", _printable(job_id), error)
             raise RefusedFrameError(Why.VERSION) from error
         chunk = replace(sent, id=next(self._chunk_ids), call=call.local)
-        held = Held(job_id, handle, link, sent.id, chunk, call, self._gateway, next(self._runs))
-        engine = self._gateway.engine
-        if call.local.task_timeout is not None and "task_timeout" not in engine.capabilities:
-            self._fail(
-                held, UnsupportedOptionError("task_timeout", f"{self.own.pool} (node {self.own.name})")
-            )
+        held = Held(job_id, handle, link, sent.id, chunk, call, self._gateway, run)
+        refused = self._unable(call)
+        if refused is not None:
+            self._fail(held, UnsupportedOptionError(refused, f"{self.own.pool} (node {self.own.name})"))
             return
         self.held[chunk.id] = held
         call.uses += 1
+        if call.session is not None:
+            call.session.gateways.add(self._gateway)
+        self._levels.wish(client, call.levels)
         self._gateway.submit(chunk)
+
+    def _find(self, client: bytes, job: wire.RunJob) -> tuple[KnownCall | None, Lacking]:
+        """Return the call of a job, or what is lacking to know it."""
+        lacking = self._sessions.lacks(client, job)
+        if not lacking:
+            call = self._calls.find(client, job, self._sessions.find(client, job.session))
+            return call, Lacking.CALL
+        return None, lacking if job.call else lacking | Lacking.CALL
+
+    def _unable(self, call: KnownCall) -> str | None:
+        """Return the name of an option of a call that the local pool cannot honour."""
+        if "task_timeout" in self._gateway.engine.capabilities:
+            return None
+        session = call.local.session
+        if call.local.task_timeout is not None:
+            return "task_timeout"
+        if session is not None and session.init_timeout is not None:
+            return "worker_init_timeout"
+        if session is not None and session.exit_timeout is not None:
+            return "worker_exit_timeout"
+        return None
 
     # --- answering ------------------------------------------------------------------------------------
 
@@ -351,6 +419,10 @@ class Node:
                 held = self.held.get(event.chunk)
                 if held is not None:
                     self._answer(held, event)
+            elif isinstance(event, SessionEnded | SessionLost | SessionOver):
+                self._sessions.arrived(gateway, event)
+            elif isinstance(event, Logged):
+                self._relay(event)
             elif isinstance(event, WorkerDied):
                 log.warning("%s died (exit code %s); another takes its place", event.worker, event.exitcode)
             elif isinstance(event, Broken):
@@ -368,6 +440,8 @@ class Node:
             held.seconds += event.seconds
             self.tasks += event.count
             self.failed += len(event.failures)
+        if isinstance(event, SetupFailed):
+            event = portable_failure(event)
         body = wire.encode_event_body(held.run, replace(event, chunk=held.remote))
         size = sum(len(piece) for piece in body)
         if size + 1024 > self.settings.max_frame_bytes and isinstance(event, Outcomes):
@@ -385,6 +459,14 @@ class Node:
         held.number += 1
         command = Command.WORK_COMPLETE if last else Command.WORK_DATA
         held.link.connection.send(command, held.handle, data=frame)
+
+    def _relay(self, event: Logged) -> None:
+        """A worker has logged something: it is for whoever's chunk it was at, else for this node's log."""
+        held = None if event.chunk is None else self.held.get(event.chunk)
+        if held is not None:
+            self._send(held, wire.encode_event_body(held.run, Logged(event.data)), last=False)
+        else:
+            logs.handle(event.data)
 
     def _too_large(self, held: Held, event: Outcomes, size: int) -> Outcomes:
         error = TransportError(
@@ -440,20 +522,31 @@ class Node:
                 if held.link.connection is not None:
                     seconds = str(int(time.monotonic() - held.since)).encode()
                     held.link.connection.send(Command.WORK_STATUS, held.handle, seconds, b"0")
+            for pending in self._pending.values():
+                if pending.link.connection is not None:
+                    seconds = str(int(time.monotonic() - pending.since)).encode()
+                    pending.link.connection.send(Command.WORK_STATUS, pending.handle, seconds, b"0")
             for link in {held.link for held in long}:
                 await self._look_for_callers(link)
+            await self._look_for_clients()
 
-    async def _look_for_callers(self, link: Link) -> None:
+    async def _connected(self, link: Link) -> list[str] | None:
+        """Return what a server says of who is connected to it; None if it does not say."""
         if link.connection is None:
-            return
-        asked = time.monotonic()
+            return None
         try:
             async with asyncio.timeout(self.settings.connect_timeout):
-                lines = await link.connection.ask("workers", many=True)
+                return await link.connection.ask("workers", many=True)
         except TimeoutError:
             link.connection.abort()
-            return
         except TransportError:
+            pass
+        return None
+
+    async def _look_for_callers(self, link: Link) -> None:
+        asked = time.monotonic()
+        lines = await self._connected(link)
+        if lines is None or link.connection is None:
             return
         there = self.names.clients(lines)
         for held in list(self.held.values()):
@@ -462,6 +555,23 @@ class Node:
                 self._drop(held, kill=True)
                 link.connection.send(Command.WORK_FAIL, held.handle)
         self._grab()
+
+    async def _look_for_clients(self) -> None:
+        """Take down sessions whose clients have not been seen for long."""
+        clients = self._sessions.clients()
+        now = time.monotonic()
+        if now < self._looked + self.settings.reconnect_timeout / 4:
+            return
+        self._looked = now
+        there: set[bytes] = set()
+        for link in self._work if clients else ():
+            lines = await self._connected(link)
+            there |= {name.encode().partition(b"-")[0] for name in self.names.clients(lines or ())}
+        self._absent = {client: self._absent.get(client, now) for client in clients - there}
+        for client, since in self._absent.items():
+            if time.monotonic() - since > self.settings.reconnect_timeout:
+                self._sessions.forget_client(client)
+                self._levels.forget(client)
 
     # --- control --------------------------------------------------------------------------------------
 
@@ -483,9 +593,16 @@ class Node:
         assert link.connection is not None
         try:
             body = wire.split(self._open(packet))
-            if body.kind is not Kind.CONTROL:
+            if body.kind is Kind.PROVIDE:
+                answer = self._take_in(job_id, wire.decode_run(body))
+            elif body.kind is Kind.CONTROL:
+                request = wire.decode_json(body)
+                if isinstance(request, dict) and request.get("do") == "end":
+                    self._end_session(Pending(job_id, handle, function, link), request)
+                    return
+                answer = perform(self, request)
+            else:
                 raise RefusedFrameError(Why.MALFORMED)
-            answer = perform(self, wire.decode_json(body))
         except RefusedFrameError as error:
             self._refuse(link, handle, job_id, error.why)
             return
@@ -493,6 +610,43 @@ class Node:
             Direction.TO_CLIENT, job_id, function, wire.encode_json(Kind.ANSWER, answer)
         )
         link.connection.send(Command.WORK_COMPLETE, handle, data=sealed)
+
+    def _take_in(self, job_id: bytes, job: wire.RunJob) -> Any:
+        """Keep what a client sends because it was lacking here."""
+        client = _client(job_id)
+        try:
+            self._sessions.take_shared(job)
+            self._find(client, job)
+        except Exception as error:  # as of a job
+            log.warning("what came with %s cannot be read: %s", _printable(job_id), error)
+            raise RefusedFrameError(Why.VERSION) from error
+        return {"taken": True}
+
+    def _end_session(self, pending: Pending, request: Any) -> None:
+        """Have the local pool take a session down, and answer when it has."""
+        client, number = _client(pending.id), int(request["session"])
+        for held in [held for held in self.held.values() if held.session == (client, number)]:
+            self._drop(held, kill=True)  # the client knows of no chunk that is out: it has given up this one
+        self._pending[pending.id] = pending
+        self._sessions.end(client, number, bool(request["leave"]), functools.partial(self._ended, pending))
+
+    def _ended(self, pending: Pending, said: Sequence[SessionEnded | SessionLost | SessionOver]) -> None:
+        if self._pending.pop(pending.id, None) is None or pending.link.connection is None:
+            return
+        run = self._run_number = wire.next_run(self._run_number)
+        for number, event in enumerate(said):
+            body = wire.encode_event_body(run, event)
+            size = sum(len(piece) for piece in body)
+            if size + 1024 > self.settings.max_frame_bytes and isinstance(event, SessionEnded):
+                error = TransportError(
+                    f"what worker_exit returned takes {size} bytes, and max_frame_bytes allows "
+                    f"{self.settings.max_frame_bytes}: return less, or raise max_frame_bytes on both ends"
+                )
+                body = wire.encode_event_body(run, fail_end(event, error, f"node {self.own.name}"))
+            frame = self._signer.seal(Direction.TO_CLIENT, pending.id, pending.function, body, number)
+            last = isinstance(event, SessionOver)
+            command = Command.WORK_COMPLETE if last else Command.WORK_DATA
+            pending.link.connection.send(command, pending.handle, data=frame)
 
     def cancel_jobs(self, jobs: set[str], *, kill: bool) -> int:
         """Stop jobs of these ids; return how many were here."""
@@ -510,7 +664,15 @@ class Node:
         while len(self._left) > FORGOTTEN:
             self._left.popitem(last=False)
         mine = {held.id.decode() for held in self.held.values()}
-        return self.cancel_jobs({job for job in mine if job.partition("-")[0] == client}, kill=True)
+        stopped = self.cancel_jobs({job for job in mine if job.partition("-")[0] == client}, kill=True)
+        self._sessions.forget_client(client.encode())
+        self._levels.forget(client.encode())
+        return stopped
+
+
+def _client(job_id: bytes) -> bytes:
+    """Return the caller that a job is of: its id begins with that, and the number of a connection."""
+    return job_id.partition(b"-")[0]
 
 
 def _printable(job_id: bytes) -> str:

@@ -100,7 +100,8 @@ class Watch:
             self._client.lose(job, "the job server does not know of it any more")
         elif not running:
             job.sign = now
-            if job.kill is None and now - job.sent > self._client.settings.max_frame_age / 2:
+            old = now - job.sent > self._client.settings.max_frame_age / 2
+            if old and job.kill is None and job.chunk is not None:
                 self._freshen(job)
 
     async def run(self) -> None:
@@ -111,23 +112,31 @@ class Watch:
             if now - self._looked >= self._beat:
                 self._looked = now
                 await self._look(now)
-            if not self._client.jobs and not self._client.waiting:
+            if not (self._client.jobs or self._client.waiting or self._client.asked):
                 self._busy.clear()
                 self._lonely_since = None
                 continue
             await asyncio.sleep(self._beat if self._client.nodes else min(0.5, self._beat))
 
     async def _look(self, now: float) -> None:
-        links = [link for link in self._client.links if link.state is not None]
-        await asyncio.gather(*map(self._look_for_nodes, links))
+        await self.look_for_nodes()
         self._look_at_servers(now)
         self._look_whether_alone(now)
-        for job in list(self._client.jobs.values()):
+        for job in [*self._client.jobs.values(), *self._client.asked.values()]:
             silence = now - job.sign
             if job.running and silence > self._client.settings.node_timeout:
                 self._client.lose(job, f"its node has given no sign of life for {silence:.0f} s")
             elif silence > self._beat and job.handle is not None and job.link.connection is not None:
                 job.link.connection.send(Command.GET_STATUS, job.handle)
+
+        for job in list(self._client.asked.values()):
+            if job.node is not None and job.node not in self._client.nodes and job.sent < now:
+                self._client.give_up(job)
+
+    async def look_for_nodes(self) -> None:
+        """Ask all servers which nodes there are."""
+        links = [link for link in self._client.links if link.state is not None]
+        await asyncio.gather(*map(self._look_for_nodes, links))
 
     async def _look_for_nodes(self, link: Link) -> None:
         connection, server = link.connection, link.state

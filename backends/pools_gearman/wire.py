@@ -2,11 +2,12 @@
 
     body: kind, uint8 | number of parts, uint32 | length of each, uint64 | the parts
 
-    to a node      RUN      the call's digest, the call itself if the node may lack it, the chunk
+    to a node      RUN      the call's digest, the call itself if it is small, likewise its session, the chunk
+                   PROVIDE  what a node has said that it lacks: a call, a session, a shared object
                    CONTROL  a small request, JSON
-    to a client    EVENT    what became of (a part of) a chunk: a frame of ``pools_core.frames``
-                   NEED     the node lacks the call; send the chunk again with it
-                   ANSWER   to a CONTROL, JSON
+    to a client    EVENT    what became of a chunk, in parts, or of a session: a frame of the core
+                   NEED     what the node lacks; nothing has run
+                   ANSWER   to a CONTROL or a PROVIDE, JSON
 
 A node that refuses a frame says so with ``refusal``, outside of any envelope: it may not have the key.
 Nothing here opens what belongs to the user.
@@ -17,9 +18,11 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import marshal
+import secrets
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from pools_core import frames
@@ -30,6 +33,7 @@ from pools_core.calls import (
     Outcomes,
     Refused,
     Returned,
+    Session,
     SetupFailed,
     type_buffer,
     type_part,
@@ -39,25 +43,35 @@ from pools_core.frames import (
     decode_call,
     decode_chunk,
     decode_relayed,
+    decode_session,
     encode_call,
     encode_chunk,
     encode_relayed,
+    encode_session,
 )
 from pools_core.protocol import ChunkLost
+from pools_core.shared import SharedObject
 from pools_gearman.signing import RefusedFrameError, Why
 
 __all__ = [
+    "NOTHING",
     "OF_A_CHUNK",
     "Body",
     "ChunkEvent",
     "Kind",
+    "Lacking",
     "Names",
     "NodeId",
     "PackedCall",
+    "PackedSession",
+    "PackedShared",
     "RunJob",
+    "decode_need",
     "decode_run",
     "encode_event_body",
     "encode_json",
+    "encode_need",
+    "encode_provide",
     "encode_run",
     "refusal",
     "split",
@@ -77,6 +91,7 @@ class Kind(enum.IntEnum):
     EVENT = 3
     NEED = 4
     ANSWER = 5
+    PROVIDE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +153,10 @@ def split(body: memoryview) -> Body:
 
 @dataclass(frozen=True, slots=True)
 class PackedCall:
-    """A call as it travels.
+    """A call as it travels, with what its caller's process logs.
 
     Attributes:
-        parts: the frame of ``pools_core.frames``.
+        parts: the levels, then the frame of ``pools_core.frames``.
         digest: by which nodes know it.
         nbytes: size of all of it.
     """
@@ -151,33 +166,106 @@ class PackedCall:
     nbytes: int
 
     @classmethod
-    def of(cls, call: Call) -> PackedCall:
-        """Pack a call."""
-        parts = tuple(plain(encode_call(call)))
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(struct.pack("<Q", memoryview(part).nbytes))
-            digest.update(part)
-        return cls(parts, digest.digest(), sum(memoryview(part).nbytes for part in parts))
+    def of(cls, call: Call, levels: Any = None) -> PackedCall:
+        """Pack a call.
+
+        Args:
+            call: its function is packed.
+            levels: what is logged, see ``pools_core.logs``.
+        """
+        parts = (marshal.dumps(levels, _MARSHAL), *plain(encode_call(call)))
+        return cls(parts, _digest(parts), _size(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedShared:
+    """A shared object as it travels; nodes know it by its digest, whichever session it belongs to."""
+
+    parts: tuple[type_buffer, ...]
+    digest: bytes
+    nbytes: int
+
+    @classmethod
+    def of(cls, shared: SharedObject) -> PackedShared:
+        """Pack a shared object.
+
+        Raises:
+            SerializationError: it cannot be pickled.
+        """
+        packed = shared.packed(_copy)
+        parts = (packed.data, *plain(packed.buffers))
+        return cls(parts, _digest(parts), _size(parts))
+
+
+def _copy(_view: memoryview) -> None:
+    """There is no better place for a buffer: have it copied, since the caller may change it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSession:
+    """A session as it travels, without its shared object.
+
+    Attributes:
+        id: by which nodes know it, together with whose it is.
+        parts: the frame of ``pools_core.frames``.
+        shared: digest of its shared object; ``NOTHING`` if it has none.
+        nbytes: size of all of it.
+    """
+
+    id: int
+    parts: tuple[type_buffer, ...]
+    shared: bytes
+    nbytes: int
+
+    @classmethod
+    def of(cls, session: Session, shared: bytes) -> PackedSession:
+        """Pack a session."""
+        parts = tuple(plain(encode_session(replace(session, shared=None), inherited=False)))
+        return cls(session.id, parts, shared, _size(parts))
+
+
+NOTHING: Final = bytes(32)
+
+
+def _digest(parts: Sequence[type_buffer]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(struct.pack("<Q", memoryview(part).nbytes))
+        digest.update(part)
+    return digest.digest()
+
+
+def _size(parts: Sequence[type_buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+class Lacking(enum.IntFlag):
+    """What a node needs before it can run a job."""
+
+    CALL = 1
+    SESSION = 2
+    SHARED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class RunJob:
-    """A job as it arrives at a node.
+    """A job as it arrives at a node, or what it needs, on its own.
 
     Attributes:
         digest: of its call.
+        session: number of its session; 0 for none.
+        shared: digest of the session's shared object.
         call: the call's parts; empty if it was not sent along.
-        chunk: the chunk's parts.
+        setup: the session's parts, likewise.
+        rest: the chunk's parts; or the shared object's.
     """
 
     digest: bytes
+    session: int
+    shared: bytes
     call: list[memoryview]
-    chunk: list[memoryview]
-
-    def open_call(self) -> Call:
-        """Return the call, its function still packed."""
-        return decode_call(self.call, {})
+    setup: list[memoryview]
+    rest: list[memoryview]
 
     def open_chunk(self, sent: Call) -> Chunk:
         """Return the chunk, its items still packed.
@@ -185,29 +273,133 @@ class RunJob:
         Args:
             sent: its call, as it was sent.
         """
-        return decode_chunk(self.chunk, {sent.id: sent})[0]
+        return decode_chunk(self.rest, {sent.id: sent})[0]
 
 
-def encode_run(chunk: Chunk, call: PackedCall, *, with_call: bool) -> list[type_buffer]:
+def open_call(parts: Sequence[type_buffer], session: Session | None) -> tuple[Call, Any]:
+    """Return a call, its function still packed, and what its caller logs."""
+    known = {} if session is None else {session.id: session}
+    return decode_call(parts[1:], known), marshal.loads(parts[0])
+
+
+def open_session(parts: Sequence[type_buffer]) -> Session:
+    """Return a session, its functions still packed, without its shared object."""
+    return decode_session(parts)
+
+
+_RUN: Final = struct.Struct("<32sQ32sII")
+_MARSHAL: Final = 2
+
+
+def encode_run(
+    chunk: Chunk,
+    call: PackedCall,
+    session: PackedSession | None = None,
+    *,
+    with_call: bool,
+    with_session: bool = False,
+) -> list[type_buffer]:
     """Return the body of a job."""
-    sent = call.parts if with_call else ()
-    return join(Kind.RUN, [call.digest + struct.pack("<I", len(sent)), *sent, *encode_chunk(chunk)])
+    return _job(
+        Kind.RUN,
+        call.digest,
+        session,
+        call.parts if with_call else (),
+        session.parts if with_session and session is not None else (),
+        encode_chunk(chunk),
+    )
+
+
+def encode_provide(
+    lacking: Lacking, call: PackedCall, session: PackedSession | None, shared: PackedShared | None
+) -> list[type_buffer]:
+    """Return the body that brings a node what it lacks."""
+    return _job(
+        Kind.PROVIDE,
+        call.digest,
+        session,
+        call.parts if Lacking.CALL in lacking else (),
+        session.parts if Lacking.SESSION in lacking and session is not None else (),
+        shared.parts if Lacking.SHARED in lacking and shared is not None else (),
+    )
+
+
+def _job(
+    kind: Kind,
+    digest: bytes,
+    session: PackedSession | None,
+    call: Sequence[type_part],
+    setup: Sequence[type_part],
+    rest: Sequence[type_part],
+) -> list[type_buffer]:
+    number, shared = (0, NOTHING) if session is None else (session.id, session.shared)
+    head = _RUN.pack(digest, number, shared, len(call), len(setup))
+    return join(kind, [head, *call, *setup, *rest])
 
 
 def decode_run(body: Body) -> RunJob:
-    """Return the job in a body of kind RUN.
+    """Return the job in a body of kind RUN, or what one of kind PROVIDE brings.
 
     Raises:
         RefusedFrameError: it makes no sense.
     """
     try:
-        first = bytes(body.parts[0])
-        (count,) = struct.unpack("<I", first[32:])
+        digest, session, shared, n_call, n_setup = _RUN.unpack(body.parts[0])
     except (IndexError, struct.error):
         raise RefusedFrameError(Why.MALFORMED) from None
-    if len(body.parts) < count + 3:
+    parts, end = body.parts, 1 + n_call + n_setup
+    if len(parts) < end + (2 if body.kind is Kind.RUN else 0):
         raise RefusedFrameError(Why.MALFORMED)
-    return RunJob(first[:32], body.parts[1 : count + 1], body.parts[count + 1 :])
+    return RunJob(digest, session, shared, parts[1 : 1 + n_call], parts[1 + n_call : end], parts[end:])
+
+
+_NEED: Final = struct.Struct("<QB")
+
+
+def encode_need(run: int, lacking: Lacking) -> list[type_buffer]:
+    """Return the body that says what a node lacks.
+
+    Args:
+        run: a number of this node's, see ``encode_event_body``.
+        lacking: what.
+    """
+    return join(Kind.NEED, [_NEED.pack(run, lacking)])
+
+
+def decode_need(body: Body) -> tuple[str, Lacking]:
+    """Return the token of the node that lacks something, and what it lacks.
+
+    Raises:
+        RefusedFrameError: it makes no sense.
+    """
+    try:
+        run, lacking = _NEED.unpack(body.parts[0])
+        return node_of(run), Lacking(lacking)
+    except (IndexError, struct.error, ValueError):
+        raise RefusedFrameError(Why.MALFORMED) from None
+
+
+_NODE_SHIFT: Final = 24
+
+
+def first_run(token: str) -> int:
+    """Return the first number of an execution on a node; they rise by one."""
+    return int(token, 16) << _NODE_SHIFT
+
+
+def next_run(run: int) -> int:
+    """Return the number that follows; one comes back after 16 million others."""
+    return run >> _NODE_SHIFT << _NODE_SHIFT | (run + 1) & (1 << _NODE_SHIFT) - 1
+
+
+def node_of(run: int) -> str:
+    """Return the token of the node that an execution was on."""
+    return f"{run >> _NODE_SHIFT:010x}"
+
+
+def new_token() -> str:
+    """Return a token for a node."""
+    return secrets.token_hex(5)
 
 
 # ── answers ──
@@ -303,6 +495,10 @@ class Names:
     def control(self, node: str) -> bytes:
         """Return the name of a node's own function."""
         return f"{self._prefix}control/{node}".encode()
+
+    def own(self, token: str) -> bytes:
+        """Return the name of the function of one node and no other, whatever they are called."""
+        return f"{self._prefix}node/{token}".encode()
 
     def node_connection(self, node: NodeId) -> bytes:
         """Return the id of a node's connection."""
