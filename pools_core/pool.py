@@ -66,7 +66,11 @@ class Pool:
         self._pump = Pump(make_engine, self._id, self._hooks)
         self._joined = False
         self._options = PLAIN_SETTINGS
-        self._apply(settings)
+        try:
+            self._apply(settings)
+        except BaseException:
+            self._pump.engine.shutdown(wait=True, kill=True)
+            raise
         self._finalizer = weakref.finalize(self, _drop, self._pump, self._pid)
         if self._hooks is not None:
             self._hooks.pools_pool_opened(pool_id=self._id, backend=backend, size=self.size)

@@ -647,7 +647,8 @@ class Client:
         for link in self.links:
             if link.state is not None:
                 self.nodes.update(link.state.nodes)
-        self.size = sum(node.slots for node in self.nodes.values())
+        if not self._stopping:  # a pool that has ended goes on to say how large it was
+            self.size = sum(node.slots for node in self.nodes.values())
         new = [node for token, node in self.nodes.items() if token not in before]
         if new:
             self.post([WorkerStarted(f"node {node.name}") for node in new])

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
+from weakref import WeakValueDictionary
 
 from pools_core.calls import Packed, Session, SessionEnded
 from pools_core.protocol import SessionLost, SessionOver
@@ -71,7 +72,8 @@ class NodeSessions:
         self._ids = itertools.count(1)
         self._known: dict[tuple[bytes, int], KnownSession] = {}
         self._local: dict[int, KnownSession] = {}
-        self._shared: OrderedDict[bytes, tuple[SharedObject, int]] = OrderedDict()
+        self._packed: OrderedDict[bytes, Packed] = OrderedDict()
+        self._objects: WeakValueDictionary[tuple[bytes, int], SharedObject] = WeakValueDictionary()
         self._over: OrderedDict[tuple[bytes, int], None] = OrderedDict()
 
     def clients(self) -> set[bytes]:
@@ -86,18 +88,24 @@ class NodeSessions:
         """Take in what came along with a job; return what of its session is still not here."""
         if not job.session or (client, job.session) in self._known:
             return Lacking(0)
-        if job.shared != NOTHING and job.shared not in self._shared:
+        if job.shared != NOTHING and job.shared not in self._packed:
             return Lacking.SHARED if job.setup else Lacking.SHARED | Lacking.SESSION
         if not job.setup:
             return Lacking.SESSION
-        sent = _copied(wire.open_session(job.setup))
-        shared = None
-        if job.shared != NOTHING:
-            self._shared.move_to_end(job.shared)
-            shared, _ = self._shared[job.shared]
+        sent, shared_number = wire.open_session(job.setup)
+        sent = _copied(sent)
+        shared = None if job.shared == NOTHING else self._object(client, shared_number, job.shared)
         known = KnownSession(client, sent, replace(sent, id=next(self._ids), shared=shared))
         self._known[client, sent.id] = self._local[known.local.id] = known
         return Lacking(0)
+
+    def _object(self, client: bytes, number: int, digest: bytes) -> SharedObject:
+        """Return a client's shared object: not another's that looks the same, since tasks may change it."""
+        self._packed.move_to_end(digest)
+        found = self._objects.get((client, number))
+        if found is None:
+            found = self._objects[client, number] = SharedObject.received(self._packed[digest])
+        return found
 
     def find(self, client: bytes, number: int) -> KnownSession | None:
         """Return a session that is known, or None for number 0."""
@@ -105,14 +113,12 @@ class NodeSessions:
 
     def take_shared(self, job: RunJob) -> None:
         """Keep the shared object that came."""
-        if not job.rest or job.shared in self._shared:
+        if not job.rest or job.shared in self._packed:
             return
-        packed = Packed(job.rest[0], job.rest[1:])
-        self._shared[job.shared] = SharedObject.received(packed), packed.nbytes
-        total = sum(nbytes for _, nbytes in self._shared.values())
-        while total > MOST_BYTES and len(self._shared) > 1:  # sessions that there are keep theirs anyway
-            _, (_, nbytes) = self._shared.popitem(last=False)
-            total -= nbytes
+        self._packed[job.shared] = Packed(job.rest[0], job.rest[1:])
+        total = sum(packed.nbytes for packed in self._packed.values())
+        while total > MOST_BYTES and len(self._packed) > 1:  # sessions that there are keep theirs anyway
+            total -= self._packed.popitem(last=False)[1].nbytes
 
     # --- ends -----------------------------------------------------------------------------------------
 

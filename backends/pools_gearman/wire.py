@@ -207,7 +207,7 @@ class PackedSession:
 
     Attributes:
         id: by which nodes know it, together with whose it is.
-        parts: the frame of ``pools_core.frames``.
+        parts: the number of its shared object with the client, then the frame of ``pools_core.frames``.
         shared: digest of its shared object; ``NOTHING`` if it has none.
         nbytes: size of all of it.
     """
@@ -220,7 +220,9 @@ class PackedSession:
     @classmethod
     def of(cls, session: Session, shared: bytes) -> PackedSession:
         """Pack a session."""
-        parts = tuple(plain(encode_session(replace(session, shared=None), inherited=False)))
+        number = 0 if session.shared is None else session.shared.id
+        frame = plain(encode_session(replace(session, shared=None), inherited=False))
+        parts = (number.to_bytes(8, "little"), *frame)
         return cls(session.id, parts, shared, _size(parts))
 
 
@@ -282,9 +284,9 @@ def open_call(parts: Sequence[type_buffer], session: Session | None) -> tuple[Ca
     return decode_call(parts[1:], known), marshal.loads(parts[0])
 
 
-def open_session(parts: Sequence[type_buffer]) -> Session:
-    """Return a session, its functions still packed, without its shared object."""
-    return decode_session(parts)
+def open_session(parts: Sequence[type_buffer]) -> tuple[Session, int]:
+    """Return a session, its functions still packed, without its shared object, and the number of that."""
+    return decode_session(parts[1:]), int.from_bytes(parts[0], "little")
 
 
 _RUN: Final = struct.Struct("<32sQ32sII")

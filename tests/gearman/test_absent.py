@@ -55,7 +55,7 @@ def test_a_server_that_stays_away_fails_the_call(cluster):
     """Nobody waits for ever."""
     pool = cluster.pool(reconnect_timeout=1)
     waiting = Background(pool.map, tasks.square, range(10))
-    wait_until(lambda: pool._pump.calls, 10)
+    wait_until(lambda: pool._pump.flows, 10)
     cluster.servers[0].end()
 
     with pytest.raises(TransportError, match="no job server for 1 s"):

@@ -32,6 +32,7 @@ class TestGearmand(PoolContract):
     """One gearmand, one node of two processes."""
 
     processes = True
+    fresh = False
     capabilities = frozenset({"task_timeout"})
     node: ClassVar[tuple[str, ...]] = ()
 

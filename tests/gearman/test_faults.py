@@ -190,7 +190,7 @@ def test_two_callers_share_the_cluster(cluster):
             ended.append("large")
 
         waiting = Background(run_large)
-        wait_until(lambda: large._pump.calls, 10)
+        wait_until(lambda: large._pump.flows, 10)
         small.map(tasks.nap, [0.02] * 10, 1)
         ended.append("small")
         waiting.result(60)
