@@ -82,7 +82,9 @@ class Client:
     ) -> None:
         self.settings = settings
         self.names = Names(settings.namespace)
-        self.post = post
+        self._post = post
+        self._events: list[Event] = []
+        self._holding = False
         self.jobs: dict[int, Job] = {}
         """The jobs of chunks whose outcome is wanted, by chunk."""
         self.waiting: dict[int, Chunk] = {}
@@ -124,7 +126,7 @@ class Client:
                 address,
                 self.settings,
                 self._tls,
-                receive=self._received,
+                receive=self._received_all,
                 up=self._up,
                 down=self._down,
                 quiet=True,  # until the first try is over: its errors are for whoever makes the pool
@@ -316,6 +318,25 @@ class Client:
             self.lose(job, f"the connection to job server {link.address} was lost")
 
     # --- what comes back ------------------------------------------------------------------------------
+
+    def _received_all(self, link: Link, packets: list[Packet]) -> None:
+        """Take in what came; whoever waits for it is woken once."""
+        self._holding = True
+        try:
+            for packet in packets:
+                self._received(link, packet)
+        finally:
+            self._holding = False
+            if self._events:
+                events, self._events = self._events, []
+                self._post(events)
+
+    def post(self, events: list[Event]) -> None:
+        """Hand events on; those of one moment together."""
+        if self._holding:
+            self._events += events
+        else:
+            self._post(events)
 
     def _received(self, link: Link, packet: Packet) -> None:
         server: Server = link.state

@@ -60,10 +60,10 @@ class Connection(asyncio.BufferedProtocol):
 
     Args:
         most: the largest packet that is taken in, in bytes.
-        receive: called with each packet.
+        receive: called with the packets that came together.
     """
 
-    def __init__(self, most: int, receive: Callable[[Packet], None]) -> None:
+    def __init__(self, most: int, receive: Callable[[list[Packet]], None]) -> None:
         self._reader = PacketReader(most)
         self._receive = receive
         self._loop = asyncio.get_running_loop()
@@ -151,12 +151,17 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what is complete."""
         self._reader.filled(nbytes)
+        packets: list[Packet] = []
         try:
-            for item in self._reader.items():
-                if isinstance(item, Line):
-                    self._answer(item.text)
-                else:
-                    self._receive(item)
+            try:
+                for item in self._reader.items():
+                    if isinstance(item, Line):
+                        self._answer(item.text)
+                    else:
+                        packets.append(item)
+            finally:
+                if packets:
+                    self._receive(packets)
         except TransportError as error:
             self._fail(error)
             self.abort()
@@ -195,7 +200,7 @@ class Link:
         address: where the server listens.
         settings: how patient to be, and how large packets may be.
         tls: how to talk TLS; None to talk plainly.
-        receive: called with this link and each packet.
+        receive: called with this link and the packets that came together.
         up: called with this link when it is connected; returns the connection's id.
         down: called with this link when the connection is lost.
         quiet: say nothing when it is lost.
@@ -207,7 +212,7 @@ class Link:
         settings: GearmanSettings,
         tls: ssl.SSLContext | None,
         *,
-        receive: Callable[[Link, Packet], None],
+        receive: Callable[[Link, list[Packet]], None],
         up: Callable[[Link], None],
         down: Callable[[Link], None],
         quiet: bool = False,

@@ -171,7 +171,7 @@ class GearmanEngine(Engine):
     def submit(self, chunk: Chunk) -> None:
         """Have the I/O thread send a chunk."""
         self._out.add(chunk.id)
-        self._call("submit", chunk)
+        self._thread.call_soon(self._do, "submit", (chunk,))
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Return what has come; sleeps until something has."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -21,6 +22,15 @@ from pools_core.workqueue import EndOf
 from pools_gearman.wire import OF_A_CHUNK, plain
 
 __all__ = ["Gateway"]
+
+WORTH: Final = 0.002
+"""Seconds of work per worker that a node keeps in line: a round trip to fetch more takes less than that."""
+
+DEEPEST: Final = 16
+"""Chunks per worker in line at the most."""
+
+MEMORY: Final = 0.9
+"""Weight of the past in the running mean of chunk durations."""
 
 AHEAD: Final = 1
 """Chunks that wait at an engine that runs them within ``wait``, beside the one that runs."""
@@ -41,6 +51,10 @@ class Gateway:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._calls: set[int] = set()
+        self._line: OrderedDict[int, Chunk] = OrderedDict()
+        self._events: deque[Event] = deque()
+        self._told = False
+        self._seconds: float | None = None
         self._queue: queue.SimpleQueue[Chunk | EndOf | None] = queue.SimpleQueue()
         self._stopping = False
         work = self._run_inline if engine.inline else self._wait
@@ -51,14 +65,25 @@ class Gateway:
         """How many more chunks it can take to advantage."""
         if self.engine.inline:
             return 1 + AHEAD - len(self.busy)
-        return self.engine.room()
+        return self.engine.room() + self._ahead() - len(self._line)
+
+    def _ahead(self) -> int:
+        """Return how many chunks are worth keeping in line: none, unless they are short."""
+        if self._seconds is None:
+            return 0
+        return self.engine.size * min(DEEPEST, int(WORTH / max(self._seconds, 1e-6)))
 
     def submit(self, chunk: Chunk) -> None:
         """Have a chunk run."""
         self.busy.add(chunk.id)
         if self.engine.inline:
             self._queue.put(chunk)
-            return
+        elif self._line or self.engine.room() <= 0:
+            self._line[chunk.id] = chunk
+        else:
+            self._give(chunk)
+
+    def _give(self, chunk: Chunk) -> None:
         chunk = self._held(chunk)
         if chunk.call.id not in self._calls:
             self._calls.add(chunk.call.id)
@@ -70,8 +95,13 @@ class Gateway:
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Stop a chunk; nothing more is said of it."""
         self.busy.discard(chunk.id)
-        if not self.engine.inline:
+        if not self.engine.inline and self._line.pop(chunk.id, None) is None:
             self.engine.cancel(chunk, kill)
+
+    def drop(self, chunk: Chunk) -> None:
+        """Forget a chunk: the engine cannot run anything."""
+        self.busy.discard(chunk.id)
+        self._line.pop(chunk.id, None)
 
     def end_session(self, session: Session, *, leave: bool) -> None:
         """Have workers take a session down; if they are to leave it, ``SessionOver`` follows."""
@@ -129,13 +159,24 @@ class Gateway:
             self._tell(self.engine.wait(0))
 
     def _tell(self, events: Sequence[Event]) -> None:
+        self._events.extend(events)
+        if self._told:
+            return  # the loop has not come to them yet
+        self._told = True
         try:
-            self._loop.call_soon_threadsafe(self._arrived, events)
+            self._loop.call_soon_threadsafe(self._arrived)
         except RuntimeError:  # the loop is closed: the node is over
             return
 
-    def _arrived(self, events: Sequence[Event]) -> None:
+    def _arrived(self) -> None:
+        self._told = False  # before they are taken, so that none is left
+        events = [self._events.popleft() for _ in range(len(self._events))]
         for event in events:
+            if isinstance(event, Outcomes) and event.last:
+                past = event.seconds if self._seconds is None else self._seconds
+                self._seconds = MEMORY * past + (1 - MEMORY) * event.seconds
             if isinstance(event, OF_A_CHUNK) and not (isinstance(event, Outcomes) and not event.last):
                 self.busy.discard(event.chunk)
+        while self._line and self.engine.room() > 0:
+            self._give(self._line.popitem(last=False)[1])
         self._take(self, events)

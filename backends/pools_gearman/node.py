@@ -191,8 +191,8 @@ class Node:
             engine: of the local pool, made before any thread was started.
         """
         self._gateway = Gateway(engine, self._took)
-        self._work = [self._link(address, self._received) for address in self.settings.addresses]
-        self._control = [self._link(a, self._asked, quiet=True) for a in self.settings.addresses]
+        self._work = [self._link(address, self._received_all) for address in self.settings.addresses]
+        self._control = [self._link(a, self._asked_all, quiet=True) for a in self.settings.addresses]
         tasks = [asyncio.create_task(link.run()) for link in [*self._work, *self._control]]
         tasks.append(asyncio.create_task(self._tend()))
         tasks.append(asyncio.create_task(self._tell_ready()))
@@ -247,7 +247,9 @@ class Node:
         """How many tasks it can run at once; 0 when it takes no more."""
         return self._gateway.engine.size if self.state == "open" else 0
 
-    def _link(self, address: Any, receive: Callable[[Link, Packet], None], *, quiet: bool = False) -> Link:
+    def _link(
+        self, address: Any, receive: Callable[[Link, list[Packet]], None], *, quiet: bool = False
+    ) -> Link:
         return Link(
             address,
             self.settings,
@@ -312,6 +314,11 @@ class Node:
                 line.asked += 1
                 room -= 1
 
+    def _received_all(self, link: Link, packets: list[Packet]) -> None:
+        for packet in packets:
+            self._received(link, packet)
+        self._grab()
+
     def _received(self, link: Link, packet: Packet) -> None:
         line: Line = link.state
         command = packet.command
@@ -319,7 +326,6 @@ class Node:
             line.asked -= 1
             line.window, line.empty = min(WINDOW, 2 * line.window), False
             self._take_job(link, packet)
-            self._grab()
         elif command is Command.NO_JOB:
             line.asked -= 1
             line.window, line.empty = 1, True
@@ -329,7 +335,6 @@ class Node:
                 link.connection.send(Command.PRE_SLEEP)
         elif command is Command.NOOP:
             line.asleep = line.empty = False
-            self._grab()
         elif command is Command.ERROR:
             log.debug("%s: %s", link.address, packet.args[0])  # of a job whose caller is gone
 
@@ -495,7 +500,7 @@ class Node:
         """The local pool cannot run anything: give back what it had."""
         log.error("the local pool is broken: %s; its jobs go back to the queue", event.error)
         for held in [held for held in self.held.values() if held.gateway is gateway]:
-            gateway.busy.discard(held.chunk.id)
+            gateway.drop(held.chunk)
             self._release(held)
             if held.link.connection is not None:
                 held.link.connection.send(Command.WORK_FAIL, held.handle)
@@ -574,6 +579,10 @@ class Node:
                 self._levels.forget(client)
 
     # --- control --------------------------------------------------------------------------------------
+
+    def _asked_all(self, link: Link, packets: list[Packet]) -> None:
+        for packet in packets:
+            self._asked(link, packet)
 
     def _asked(self, link: Link, packet: Packet) -> None:
         """Something came for this node's own function."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,8 @@ class LoopThread:
         self._main = main
         self._loop = asyncio.new_event_loop()
         self._over = False
+        self._todo: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._told = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         _close_in_forked_children(self._loop)
         self._thread.start()
@@ -32,10 +35,31 @@ class LoopThread:
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """Have a function called in the loop; return False if that has ended."""
         try:
+            if self._todo:
+                self._loop.call_soon_threadsafe(self._catch_up)  # they came before
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:  # closed
             return False
         return True
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Have a function called in the loop, together with others of this moment.
+
+        If an exception leaves this (Ctrl-C), what was to be called may wait for the next ``call``.
+        """
+        self._todo.append((function, args))
+        if not self._told:
+            self._told = True
+            self.call(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._told = False  # before they are taken, so that none is left
+        for _ in range(len(self._todo)):
+            function, args = self._todo.popleft()
+            try:
+                function(*args)
+            except Exception as error:  # as asyncio does: it is told, and the others are called
+                self._loop.call_exception_handler({"message": f"{function} failed", "exception": error})
 
     @property
     def is_current(self) -> bool:
