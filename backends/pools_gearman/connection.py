@@ -126,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
             if small:
                 self._transport.write(b"".join(small))
                 small = []
-            self._transport.write(buffer)
+            self._transport.write(memoryview(buffer))  # of which asyncio cuts off what is sent without a copy
         if small:
             self._transport.write(small[0] if len(small) == 1 else b"".join(small))
 
