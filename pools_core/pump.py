@@ -76,6 +76,8 @@ class Pump:
         self.closed: str | None = None
         """Why nothing new is accepted; None while open."""
         self.terminated = False
+        self._stopped = False
+        """Whether the workers have ended in order."""
         self._joining = False
         self._chunk_ids = itertools.count(1)
         self._numbers = itertools.count(1)
@@ -399,7 +401,7 @@ class Pump:
     def _dispatch(self) -> None:
         """Give ready chunks to the engine while it has room, each call in turn.  Under the lock."""
         hungry = self._hungry
-        if self.terminated or self._torn:
+        if self.terminated or self._stopped or self._torn:
             return
         try:
             while hungry and self.engine.room() > 0:
@@ -427,7 +429,15 @@ class Pump:
             raise
 
     def _step(self, flow: Flow, deadline: float | None = None) -> bool:
-        """Wait until something has arrived for a call; return False if the deadline came first."""
+        """Wait until something has arrived for a call; return False if the deadline came first.
+
+        Raises:
+            PoolClosedError: nothing can: the pool was joined.
+        """
+        if self._stopped:
+            raise PoolClosedError(
+                "the pool was joined, and a task of this call would have to run again; read all results first"
+            )
         if self.engine.inline:
             # What this thread submitted runs now, in this thread.
             events = self.engine.wait(0)
@@ -705,6 +715,7 @@ class Pump:
         # First of all nobody else may wait on the engine, since its end is waited for there.
         self.background.stop()
         self.callbacks.stop()
+        self._stopped = True
         self.engine.shutdown(wait=True, kill=False)
 
 
