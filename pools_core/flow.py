@@ -111,7 +111,7 @@ class Flow:
         self.watched = False
         """Whether the background thread waits for it though it is not the owner."""
         self._again: deque[tuple[int, Sequence[Any]]] = deque()
-        self._attempts: dict[int, int] = {}
+        self._attempts: dict[int, int] | None = None
 
     # --- under the pump's lock -------------------------------------------------------------------
 
@@ -202,11 +202,13 @@ class Flow:
     def task_failed(self, index: int, error: BaseException, item: Any, item_known: bool = True) -> None:
         """Retry a task that failed, or let its failure count."""
         settings = self.settings
-        attempts = self._attempts.get(index, 0)
+        attempts = 0 if self._attempts is None else self._attempts.get(index, 0)
         insights = self.pump.insights
         if insights is not None:
             insights.task_failed()
         if item_known and attempts < settings.max_retries and isinstance(error, settings.retry_on):
+            if self._attempts is None:
+                self._attempts = {}
             self._attempts[index] = attempts + 1
             if insights is not None:
                 insights.retried()
@@ -294,10 +296,16 @@ class TaskFlow(Flow):
     """A call of one task: ``apply``, ``apply_async``, ``submit``."""
 
     def __init__(
-        self, pump: Pump, call: Call, function: Callable[..., Any], settings: CallSettings, item: Any
+        self,
+        pump: Pump,
+        call: Call,
+        function: Callable[..., Any],
+        settings: CallSettings,
+        item: Any,
+        index: int = 0,
     ) -> None:
         super().__init__(pump, call, function, settings)
-        self._again.append((0, [item]))
+        self._again.append((index, [item]))
         self._complete = False
         self.packed: Packed | None = None
         """The item, where it was packed ahead of time."""

@@ -379,7 +379,9 @@ class Pump:
         if flow.progress is not None:
             flow.progress.close(error)
         if flow.on_end is not None:
-            flow.on_end()
+            # It refers to the flow: taken away, both go when nobody needs them, with no work for the collector.
+            on_end, flow.on_end = flow.on_end, None
+            on_end()
         if flow.callback is not None:
             self.callbacks.call(self._call_back, flow)
         if self.hooks is not None:
@@ -717,6 +719,9 @@ class Pump:
         self.callbacks.stop()
         self._stopped = True
         self.engine.shutdown(wait=True, kill=False)
+        with self.lock:
+            self.book.clear()
+            self.sessions.clear()
 
 
 def _iterates(flow: Flow) -> bool:
