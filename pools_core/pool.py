@@ -66,7 +66,11 @@ class Pool:
         self._pump = Pump(make_engine, self._id, self._hooks)
         self._joined = False
         self._options = PLAIN_SETTINGS
-        self._apply(settings)
+        try:
+            self._apply(settings)
+        except BaseException:
+            self._pump.engine.shutdown(wait=True, kill=True)
+            raise
         self._finalizer = weakref.finalize(self, _drop, self._pump, self._pid)
         if self._hooks is not None:
             self._hooks.pools_pool_opened(pool_id=self._id, backend=backend, size=self.size)
@@ -266,6 +270,21 @@ class Pool:
         from pools_core.adapters.executor import PoolExecutor
 
         return PoolExecutor(self)
+
+    def detach_engine(self) -> Engine:
+        """Hand this pool's engine over to the caller, who drives and ends it from now on.
+
+        For gateways, which take chunks from elsewhere to whatever pool they were told to use (see
+        ``protocol.Engine`` for the rules).  The pool takes no work any more.
+
+        Raises:
+            PoolClosedError: the pool was closed, or belongs to another process.
+        """
+        self._check()
+        self._pump.close("its engine was handed over")
+        self._finalizer.detach()
+        self._joined = True
+        return self._pump.engine
 
     # --- workers that are set up ---------------------------------------------------------------------
 
