@@ -152,7 +152,7 @@ CALLS = (
     ),
     Case(
         name="uneven",
-        group="uneven",
+        group="long_tail",
         what="tasks that sleep 0.1-200 ms, lognormal; peers with chunks of 1, 4, 8 and the default, of which "
         "the best counts, ours with its default; the limit: total ÷ workers + the longest",
         operation=operations.uneven,
@@ -165,7 +165,7 @@ CALLS = (
     ),
     Case(
         name="uneven_busy",
-        group="uneven",
+        group="long_tail",
         what="the same with tasks that use the CPU for so long",
         operation=operations.uneven_busy,
         size=2_000,

@@ -14,16 +14,18 @@ way that suits them best; see ``Plainly``.  Run one by hand, as a user would wri
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,24 +162,28 @@ class Model:
     Attributes:
         path: file of the network's weights, compressed, so that loading it takes long.
         runs: how many times the workers evaluate a few batches.
-        folder: holds the file, as long as this object lives.
     """
 
     path: Path
     runs: int
-    folder: Any = field(repr=False)
 
 
 def model(size: int) -> Model:
-    """Write a network to a file."""
+    """Write a network to a file, which this process removes at its end."""
     import numpy as np
 
-    folder = tempfile.TemporaryDirectory(prefix="benchmark-")
-    path = Path(folder.name) / "model.npz"
+    path = Path(tempfile.mkdtemp(prefix="benchmark-")) / "model.npz"
+    atexit.register(remove, path.parent, os.getpid())
     rng = np.random.default_rng(42)
     layers = [rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) for _ in range(LAYERS)]
     np.savez_compressed(path, **{f"layer{number}": layer for number, layer in enumerate(layers)})  # type: ignore[arg-type]
-    return Model(path, size, folder)
+    return Model(path, size)
+
+
+def remove(folder: Path, pid: int) -> None:
+    """Remove a folder, in the process that made it; workers may have been told to do so, too."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load(path: Path) -> list[Any]:

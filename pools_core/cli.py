@@ -37,7 +37,7 @@ from pools_core.items import BadInputError, read_items
 from pools_core.options import nearest
 from pools_core.registry import GetClusterPackage, backends, hooks, names
 
-__all__ = ["backend_main", "main"]
+__all__ = ["backend_main", "main", "print_table", "run_command"]
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     relay = hooks()
     if relay is not None:
         relay.pools_cli(cli=cli)
-    return _run(cli, argv, "pools")
+    return run_command(cli, argv, "pools")
 
 
 def backend_main(backend: str, argv: Sequence[str] | None, facts: Callable[[], Mapping[str, Any]]) -> int:
@@ -80,13 +80,19 @@ def backend_main(backend: str, argv: Sequence[str] | None, facts: Callable[[], M
         if as_json:
             write_line(json.dumps(found))
         else:
-            _print_table([""] * 2, [[name, _fact(value)] for name, value in found.items()], header=False)
+            print_table([""] * 2, [[name, _fact(value)] for name, value in found.items()], header=False)
 
-    return _run(group, argv, f"pools {backend}")
+    return run_command(group, argv, f"pools {backend}")
 
 
-def _run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
-    """Run a click command; turn every way in which it may end into an exit status."""
+def run_command(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
+    """Run a click command; turn every way in which it may end into an exit status.
+
+    Args:
+        command: the command.
+        argv: its arguments; default those of the process.
+        name: what it is called in its help.
+    """
     try:
         status = command.main(None if argv is None else list(argv), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -169,7 +175,7 @@ def list_backends(as_json: bool) -> None:
         [name, info.distribution, info.version, "yes" if info.usable else f"no: {info.why}"]
         for name, info in found.items()
     ]
-    _print_table(["name", "distribution", "version", "usable"], rows)
+    print_table(["name", "distribution", "version", "usable"], rows)
 
 
 # ── pools map ──
@@ -252,7 +258,8 @@ def map_items(
 # ── output ──
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: bool = True) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: bool = True) -> None:
+    """Print rows under columns; in a file or a pipe each row is one line."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

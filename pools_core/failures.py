@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 
     from pools_core.protocol import TimedOut, WorkerDied
 
-__all__ = ["describe", "lost", "lost_exit", "lost_init", "rebuild", "rebuild_exit", "shown", "type_name"]
+__all__ = [
+    "describe",
+    "lost",
+    "lost_exit",
+    "lost_init",
+    "rebuild",
+    "rebuild_exit",
+    "shown",
+    "travelling",
+    "type_name",
+]
 
 ARGUMENTS_SHOWN: Final = 200
 """Characters of an item's repr that an error carries: enough to know it, too few to fill a log."""
@@ -47,6 +58,13 @@ def describe(
         worker=worker,
         error=error if same_process else _pickled(error),
     )
+
+
+def travelling(failed: FailedTask) -> FailedTask:
+    """Return a failure of this process in the form in which it can leave it."""
+    if isinstance(failed.error, BaseException):
+        return replace(failed, error=_pickled(failed.error))
+    return failed
 
 
 def type_name(kind: type) -> str:

@@ -13,7 +13,7 @@ import enum
 import marshal
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pools_core.calls import (
     Call,
@@ -35,16 +35,22 @@ from pools_core.calls import (
 )
 from pools_core.shared import SharedObject, inherited
 
+if TYPE_CHECKING:
+    from pools_core.protocol import ChunkLost, Logged, SessionLost, SessionOver
+
 __all__ = [
     "Frame",
     "Kind",
+    "Relayed",
     "decode_call",
     "decode_chunk",
     "decode_event",
+    "decode_relayed",
     "decode_session",
     "encode_call",
     "encode_chunk",
     "encode_event",
+    "encode_relayed",
     "encode_session",
 ]
 
@@ -84,9 +90,18 @@ class Kind(enum.IntEnum):
     """Either way: segments of shared memory that the sender has let go of."""
     LOG = 16
     """From a worker: a record of its log.  To a worker: what is logged."""
+    LOST = 17
+    """From an engine behind an engine: a chunk will not be finished there."""
+    SESSION_LOST = 18
+    """From an engine behind an engine: a worker ended while it took a session down."""
+    SESSION_OVER = 19
+    """From an engine behind an engine: all of its workers have taken a session down."""
 
 
 Frame = tuple[Kind, list[type_buffer]]
+
+Relayed: TypeAlias = "WorkerEvent | ChunkLost | SessionLost | SessionOver | Logged"
+"""What is said of a chunk, for engines whose workers are behind another engine."""
 
 _CHUNK: Final = struct.Struct("<QQQIQ")
 _OUTCOMES: Final = struct.Struct("<QIIdB")
@@ -234,6 +249,54 @@ def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
         failure = None if row is None else FailedTask(*row)
         return SessionEnded(session, worker, Packed(parts[1], parts[2:]), failure, seconds)
     raise ValueError(f"a worker does not send {kind.name}")
+
+
+def encode_relayed(event: Relayed) -> tuple[Kind, list[type_part]]:
+    """Return what one engine tells another as a frame's kind and parts: a worker's words, or its own."""
+    from pools_core.protocol import ChunkLost, Logged, SessionLost, SessionOver
+
+    if isinstance(event, ChunkLost):
+        fields = (event.chunk, event.started, event.span, *_cause(event.cause))
+        return Kind.LOST, [marshal.dumps(fields, _MARSHAL)]
+    if isinstance(event, SessionLost):
+        return Kind.SESSION_LOST, [marshal.dumps((event.session, *_cause(event.cause)), _MARSHAL)]
+    if isinstance(event, SessionOver):
+        return Kind.SESSION_OVER, [event.session.to_bytes(8, "little")]
+    if isinstance(event, Logged):
+        return Kind.LOG, [event.data]
+    return encode_event(event)
+
+
+def decode_relayed(kind: Kind, parts: Sequence[type_buffer]) -> Relayed:
+    """Return what a frame from another engine says.
+
+    Raises:
+        ValueError: it is a frame of another kind.
+    """
+    from pools_core.protocol import ChunkLost, Logged, SessionLost, SessionOver
+
+    if kind is Kind.LOST:
+        chunk, started, span, cause, values = marshal.loads(parts[0])
+        return ChunkLost(chunk, started, _causes()[cause](*values), span)
+    if kind is Kind.SESSION_LOST:
+        session, cause, values = marshal.loads(parts[0])
+        return SessionLost(session, _causes()[cause](*values))
+    if kind is Kind.SESSION_OVER:
+        return SessionOver(int.from_bytes(parts[0], "little"))
+    if kind is Kind.LOG:
+        return Logged(bytes(parts[0]))
+    return decode_event(kind, parts)
+
+
+def _causes() -> tuple[type, ...]:
+    from pools_core.protocol import Interrupted, TimedOut, WorkerDied
+
+    return WorkerDied, TimedOut, Interrupted
+
+
+def _cause(cause: Any) -> tuple[int, tuple[Any, ...]]:
+    """Return why something was lost, as plain values."""
+    return _causes().index(type(cause)), tuple(getattr(cause, name) for name in type(cause).__match_args__)
 
 
 def encode_outcomes(outcomes: Outcomes) -> list[type_part]:

@@ -67,7 +67,11 @@ class Pool:
         self._pump = Pump(make_engine, self._id, self._hooks)
         self._joined = False
         self._options = PLAIN_SETTINGS
-        self._apply(settings)
+        try:
+            self._apply(settings)
+        except BaseException:
+            self._pump.engine.shutdown(wait=True, kill=True)
+            raise
         self._finalizer = weakref.finalize(self, _drop, self._pump, self._pid)
         if self._hooks is not None:
             self._hooks.pools_pool_opened(pool_id=self._id, backend=backend, size=self.size)
@@ -272,6 +276,7 @@ class Pool:
 
         return PoolExecutor(self)
 
+<<<<<<< HEAD
     # --- for programs that take any pool ---------------------------------------------------------------
 
     rank: Final = 0
@@ -312,6 +317,22 @@ class Pool:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+=======
+    def detach_engine(self) -> Engine:
+        """Hand this pool's engine over to the caller, who drives and ends it from now on.
+
+        For gateways, which take chunks from elsewhere to whatever pool they were told to use (see
+        ``protocol.Engine`` for the rules).  The pool takes no work any more.
+
+        Raises:
+            PoolClosedError: the pool was closed, or belongs to another process.
+        """
+        self._check()
+        self._pump.close("its engine was handed over")
+        self._finalizer.detach()
+        self._joined = True
+        return self._pump.engine
+>>>>>>> f4db072e1a717bea10d9a1a95e12bd3d34879d8c
 
     # --- workers that are set up ---------------------------------------------------------------------
 

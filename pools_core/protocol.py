@@ -143,9 +143,11 @@ class Logged:
 
     Attributes:
         data: see ``pools_core.logs``.
+        chunk: id of the chunk that the worker was at; None if at none.
     """
 
     data: bytes
+    chunk: int | None = None
 
 
 Event = WorkerEvent | ChunkLost | WorkerStarted | WorkerDied | Broken | SessionLost | SessionOver | Logged

@@ -141,7 +141,9 @@ def test_the_python_blocks_of_a_page_run_and_print_what_it_says(page: Path, tmp_
     """An example that does not work costs a newcomer an hour, and us the newcomer."""
     blocks = blocks_of(page)
     write_files(blocks, tmp_path)
-    script = tmp_path / f"{page.stem.replace('-', '_')}.py"
+    script = (
+        tmp_path / f"page_{page.stem.replace('-', '_')}.py"
+    )  # never the name of a module, such as gearman
     script.write_text(script_of(blocks), encoding="utf-8")
 
     done = run([sys.executable, "-W", "error", str(script)], tmp_path)

@@ -20,7 +20,6 @@ import marshal
 import os
 import selectors
 import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ from pools_core.calls import (
 )
 from pools_core.errors import PoolsError, TransportError, WorkerDiedError
 from pools_core.frames import Kind, decode_event, encode_call, encode_chunk, encode_session
+from pools_core.log_levels import LogLevelsSent
 from pools_core.payload import seal
 from pools_core.protocol import (
     Broken,
@@ -66,32 +66,10 @@ from pools_multicore.schedule import Place, Schedule
 from pools_multicore.settings import MulticoreSettings
 from pools_multicore.worker import REVOKED, TICKET
 
-__all__ = ["LogLevelsSent", "MulticoreEngine"]
+__all__ = ["MulticoreEngine"]
 
 STARTS: Final = 3
 """Workers that may die one after another before they are ready; then there is no point in starting more."""
-
-
-class LogLevelsSent:
-    """What workers have been told to log."""
-
-    def __init__(self) -> None:
-        self.levels: Any = None
-        self._token: Any = None
-        self.changed()
-
-    def changed(self) -> bool:
-        """Look whether this process wants other records than before."""
-        if "logging" not in sys.modules:
-            return False
-        from pools_core import logs
-
-        if not logs.changed(self._token):
-            return False
-        before = self.levels
-        self._token = logs.fingerprint()
-        self.levels = logs.snapshot()
-        return bool(before != self.levels)
 
 
 class MulticoreEngine(Engine):
@@ -514,7 +492,9 @@ class MulticoreEngine(Engine):
             self._arena.freed(marshal.loads(parts[0]), worker.number)
             return
         if kind is Kind.LOG:
-            self._events.append(Logged(bytes(parts[0])))
+            # Its line keeps the order, so what it runs is what it ran then.
+            running = worker.seats[0].chunk.id if worker.seats else None
+            self._events.append(Logged(bytes(parts[0]), running))
             return
         event = decode_event(kind, parts)
         if isinstance(event, SessionEnded):

@@ -12,6 +12,7 @@ Importing this module needs joblib.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -80,6 +81,7 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._lock = threading.RLock()
         self._running: set[_Job] = set()
         self._waiting: deque[_Job] = deque()
+        self.parallel: Any = None
 
     # --- what joblib asks ------------------------------------------------------------------------------
 
@@ -106,7 +108,7 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None or n_jobs == 1:
             return 1
-        size = max(1, self._pool(n_jobs).size)
+        size = max(1, self._use_pool(n_jobs).size)
         return min(n_jobs, size) if n_jobs > 0 else max(size + 1 + n_jobs, 1)
 
     def configure(
@@ -129,7 +131,8 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         own = {name: value for name, value in options.items() if name not in JOBLIBS_OWN}
         if own:
             self._reconfigure(**own)
-        self.parallel = parallel
+        # joblib's batching looks at it; a cycle would keep the workers until garbage is collected.
+        self.parallel = None if parallel is None else weakref.proxy(parallel)
         self._limit = self.effective_n_jobs(n_jobs)
         return self._limit
 
@@ -149,19 +152,21 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         return out
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop all batches: those that run are killed, where the pool can."""
+        """Stop the batches of the calls that joblib aborts: those that run are killed, where the pool can.
+
+        Several calls may share this backend, as generators do; the others go on.
+        """
         with self._lock:
-            self._waiting.clear()
-            running = list(self._running)
-            self._running.clear()
-        for job in running:
+            doomed = [job for job in (*self._waiting, *self._running) if job.is_aborted()]
+            self._waiting = deque(job for job in self._waiting if job not in doomed)
+            self._running.difference_update(doomed)
+        for job in doomed:
             job.cancel()
+        self._start_waiting()
 
     def terminate(self) -> None:
         """End a ``Parallel`` call; the pool is kept for the next one."""
-        self.abort_everything()
         self.reset_batch_stats()
-        self.parallel = None
 
     def close(self) -> None:
         """End the pool, if it was made here."""
@@ -180,7 +185,7 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
 
     # --- inside ----------------------------------------------------------------------------------------
 
-    def _pool(self, n_jobs: int) -> Pool:
+    def _use_pool(self, n_jobs: int) -> Pool:
         """Return the pool to use; make it if need be."""
         if self._live is not None:
             return self._live
@@ -282,6 +287,11 @@ class _Job:
             end(error)
         if self._cancelled:
             self.cancel()
+
+    def is_aborted(self) -> bool:
+        """Whether it belongs to a call that joblib has given up."""
+        parallel = getattr(self._callback, "parallel", None)
+        return bool(getattr(parallel, "_aborting", True))
 
     def cancel(self) -> None:
         """Stop it; its callback is not called any more."""

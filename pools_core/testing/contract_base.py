@@ -25,12 +25,14 @@ class ContractBase:
             them is pickled.
         inline: tasks run in the caller's own thread, while it waits.
         capabilities: what the backend honours beyond the basics, such as ``"task_timeout"``.
+        fresh: workers begin with the pool; those of a cluster may have run tasks before.
         seconds: how long one test may take before it fails as a hang.
     """
 
     processes: ClassVar[bool] = False
     inline: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    fresh: ClassVar[bool] = True
     seconds: ClassVar[float] = 90.0
 
     def make_pool(self, **options: Any) -> Pool:

@@ -1,0 +1,334 @@
+"""One connection to a job server, and the care for it: made again when it is lost.
+
+    Link.run:   connect ─▶ hello ─▶ (up) ─▶ packets, lines ... ─▶ lost (down) ─▶ wait ─▶ connect again
+
+Everything here runs in one asyncio loop; nothing is called from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, cast
+
+from pools_core.calls import type_buffer
+from pools_core.errors import SecurityError, TransportError
+from pools_gearman.packets import Command, Line, Packet, PacketReader, encode
+from pools_gearman.settings import Address, GearmanSettings
+
+__all__ = ["Connection", "Link", "tls_context"]
+
+log: Final = logging.getLogger("pools_gearman")
+
+FIRST_WAIT: Final = 0.05
+"""Seconds before the first attempt to connect again; each failure doubles it."""
+
+LONGEST_WAIT: Final = 5.0
+"""Seconds between attempts at the most."""
+
+SMALL: Final = 1 << 16
+"""Buffers below are joined for one system call; a large one is not worth copying."""
+
+
+def tls_context(settings: GearmanSettings) -> ssl.SSLContext | None:
+    """Return how to talk TLS; None to talk plainly.
+
+    Raises:
+        SecurityError: a certificate or key cannot be read.
+    """
+    if not settings.tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=None if settings.tls_ca is None else str(settings.tls_ca))
+        if settings.tls_cert is not None:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise SecurityError(
+            f"tls_ca, tls_cert or tls_key cannot be used: {error}; they name files in PEM format"
+        ) from error
+    return context
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Packets over one TCP connection.
+
+    Args:
+        most: the largest packet that is taken in, in bytes.
+        receive: called with each packet.
+    """
+
+    def __init__(self, most: int, receive: Callable[[Packet], None]) -> None:
+        self._reader = PacketReader(most)
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._out: list[type_buffer] = []
+        self._flushing = False
+        self._questions: deque[tuple[asyncio.Future[list[str]], list[str] | None]] = deque()
+        self.lost: asyncio.Future[Exception | None] = self._loop.create_future()
+        """Done when the connection is gone, with the error if there was one."""
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    def send(self, command: Command, *args: bytes, data: list[type_buffer] | None = None) -> None:
+        """Send a packet, together with what else is sent in this turn of the loop."""
+        self._send(encode(command, *args, data=data))
+
+    def ask(self, command: str, *, many: bool) -> asyncio.Future[list[str]]:
+        """Send an administrative command; return what will be the lines of its answer.
+
+        Args:
+            command: such as ``workers``.
+            many: the answer ends with a line that holds a dot; else it is one line.
+        """
+        answer: asyncio.Future[list[str]] = self._loop.create_future()
+        if self.lost.done():
+            answer.set_exception(TransportError("the connection to the job server was lost"))
+            answer.exception()  # whoever asked may not be waiting
+            return answer
+        self._questions.append((answer, [] if many else None))
+        self._send([f"{command}\n".encode()])
+        return answer
+
+    def close(self) -> None:
+        """Close the connection, after what was sent has left."""
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _send(self, buffers: Iterable[type_buffer]) -> None:
+        self._out.extend(buffers)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        out, self._out = self._out, []
+        if self._transport is None or self.lost.done():
+            return
+        small: list[type_buffer] = []
+        for buffer in out:
+            if len(buffer) < SMALL:
+                small.append(buffer)
+                continue
+            if small:
+                self._transport.write(b"".join(small))
+                small = []
+            self._transport.write(buffer)
+        if small:
+            self._transport.write(small[0] if len(small) == 1 else b"".join(small))
+
+    # --- what asyncio calls -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection; have the kernel notice a peer that has vanished."""
+        self._transport = cast("asyncio.Transport", transport)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+                if hasattr(socket, name):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes go."""
+        return self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what is complete."""
+        self._reader.filled(nbytes)
+        try:
+            for item in self._reader.items():
+                if isinstance(item, Line):
+                    self._answer(item.text)
+                else:
+                    self._receive(item)
+        except TransportError as error:
+            self._fail(error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        self._fail(exc)
+
+    def _answer(self, text: str) -> None:
+        if not self._questions:
+            raise TransportError(f"the job server said {text[:80]!r} and was not asked")
+        answer, lines = self._questions[0]
+        if lines is None:
+            lines = [text]
+        elif text != ".":
+            lines.append(text)
+            return
+        self._questions.popleft()
+        if not answer.done():
+            answer.set_result(lines)
+
+    def _fail(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(exc)
+        while self._questions:
+            answer, _ = self._questions.popleft()
+            if not answer.done():
+                answer.set_exception(TransportError("the connection to the job server was lost"))
+                answer.exception()
+
+
+class Link:
+    """A job server, and the connection to it, made again whenever it is lost.
+
+    Args:
+        address: where the server listens.
+        settings: how patient to be, and how large packets may be.
+        tls: how to talk TLS; None to talk plainly.
+        receive: called with this link and each packet.
+        up: called with this link when it is connected; returns the connection's id.
+        down: called with this link when the connection is lost.
+        quiet: say nothing when it is lost.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: GearmanSettings,
+        tls: ssl.SSLContext | None,
+        *,
+        receive: Callable[[Link, Packet], None],
+        up: Callable[[Link], None],
+        down: Callable[[Link], None],
+        quiet: bool = False,
+    ) -> None:
+        self.address = address
+        self.connection: Connection | None = None
+        """The connection, while it is up."""
+        self.error: str | None = None
+        """Why the last attempt failed."""
+        self.tried: asyncio.Event = asyncio.Event()
+        """Set once the first attempt has ended, well or not."""
+        self.state: Any = None
+        """For whoever uses it; None again whenever the connection is lost."""
+        self._settings = settings
+        self._tls = tls
+        self._receive = receive
+        self._up = up
+        self._down = down
+        self.quiet = quiet
+        """Whether to say nothing when it is lost."""
+        self._said = False
+
+    def __repr__(self) -> str:
+        return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
+
+    async def run(self) -> None:
+        """Keep the connection until cancelled."""
+        wait = FIRST_WAIT
+        while True:
+            try:
+                connection = await self._connect()
+            except TransportError as error:
+                self.error = str(error)
+                self.tried.set()
+                self._tell(str(error))
+            else:
+                wait = FIRST_WAIT
+                await self._serve(connection)
+            # Not a wait for something that could be waited for: nobody tells when a server is back.
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    async def _serve(self, connection: Connection) -> None:
+        self.connection, self.error = connection, None
+        if self._said:
+            self._said = False
+            log.warning("job server %s is back", self.address)
+        try:
+            self._up(self)
+            self.tried.set()
+            error = await connection.lost
+        finally:
+            connection.close()
+            self.connection = None
+            self._down(self)
+            self.state = None
+        self.error = f"{self.address}: the connection was lost{f' ({error})' if error else ''}"
+        self._tell(self.error)
+
+    def tell(self) -> None:
+        """Say so if the server is away, now and from now on."""
+        self.quiet = False
+        if self.error is not None:
+            self._tell(self.error)
+
+    def _tell(self, what: str) -> None:
+        """Say once per outage that the server is away."""
+        if not self._said and not self.quiet:
+            self._said = True
+            log.warning("job server away: %s; trying again", what)
+
+    async def _connect(self) -> Connection:
+        """Connect, and see that the other side is a job server.
+
+        Raises:
+            TransportError: it is not, or cannot be reached.
+        """
+        timeout = self._settings.connect_timeout
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(self._settings.max_frame_bytes, lambda p: self._receive(self, p)),
+                    self.address.host,
+                    self.address.port,
+                    ssl=self._tls,
+                )
+                await connection.ask("workers", many=True)
+        except (OSError, TimeoutError, ssl.SSLError, TransportError) as error:
+            if connection is not None:
+                connection.abort()
+            raise TransportError(f"{self.address}: {self._diagnose(error, connection, timeout)}") from error
+        except BaseException:
+            if connection is not None:
+                connection.abort()
+            raise
+        return connection
+
+    def _diagnose(self, error: Exception, connection: Connection | None, timeout: float) -> str:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate was not accepted: {error.verify_message}; check tls_ca"
+        if isinstance(error, ssl.SSLError):
+            return f"TLS failed ({error.reason or error}); does that server speak TLS?"
+        if self._tls is not None and isinstance(error, TimeoutError | ConnectionError) and connection is None:
+            if isinstance(error, ConnectionRefusedError):
+                return "connection refused"
+            return f"no TLS answer within {timeout:g} s; does that server speak TLS?"
+        if connection is not None:
+            return "it does not answer as a job server does" + (
+                "" if self._tls is not None else "; if it speaks TLS, set tls = true"
+            )
+        if isinstance(error, TimeoutError):
+            return f"no answer within {timeout:g} s"
+        return getattr(error, "strerror", None) or str(error)
+
+
+async def close_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end."""
+    doomed = list(tasks)
+    for task in doomed:
+        task.cancel()
+    for task in doomed:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,236 @@
+"""Gearman's packets: bytes to packets and back.  No socket, no clock.
+
+    header: 4 bytes \\0REQ or \\0RES | type, 4 bytes big endian | size, likewise, unsigned
+    body:   the arguments, a NUL between them; the last may hold NULs itself
+
+which commands there are and what they take is the table of ``gearman.protocol`` (pygearman).  A reply
+to an administrative command is a line of text on the same connection; its first byte is not NUL.
+
+The reader's rules: no packet larger than the cap, whatever it announces, and nothing is allocated for
+one that is; the number of arguments is the table's; every byte belongs to exactly one packet, however
+the stream is cut; small packets are copied out of the buffer, large ones are received in place.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from gearman import protocol
+from pools_core.calls import type_buffer
+from pools_core.errors import TransportError
+
+__all__ = ["Command", "Line", "Packet", "PacketReader", "encode"]
+
+
+class Command(enum.IntEnum):
+    """The commands that we send or understand."""
+
+    CAN_DO = protocol.GEARMAN_COMMAND_CAN_DO
+    PRE_SLEEP = protocol.GEARMAN_COMMAND_PRE_SLEEP
+    NOOP = protocol.GEARMAN_COMMAND_NOOP
+    SUBMIT_JOB = protocol.GEARMAN_COMMAND_SUBMIT_JOB
+    JOB_CREATED = protocol.GEARMAN_COMMAND_JOB_CREATED
+    NO_JOB = protocol.GEARMAN_COMMAND_NO_JOB
+    WORK_STATUS = protocol.GEARMAN_COMMAND_WORK_STATUS
+    WORK_COMPLETE = protocol.GEARMAN_COMMAND_WORK_COMPLETE
+    WORK_FAIL = protocol.GEARMAN_COMMAND_WORK_FAIL
+    GET_STATUS = protocol.GEARMAN_COMMAND_GET_STATUS
+    ERROR = protocol.GEARMAN_COMMAND_ERROR
+    STATUS_RES = protocol.GEARMAN_COMMAND_STATUS_RES
+    SUBMIT_JOB_HIGH = protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH
+    SET_CLIENT_ID = protocol.GEARMAN_COMMAND_SET_CLIENT_ID
+    WORK_EXCEPTION = protocol.GEARMAN_COMMAND_WORK_EXCEPTION
+    WORK_DATA = protocol.GEARMAN_COMMAND_WORK_DATA
+    WORK_WARNING = protocol.GEARMAN_COMMAND_WORK_WARNING
+    GRAB_JOB_UNIQ = protocol.GEARMAN_COMMAND_GRAB_JOB_UNIQ
+    JOB_ASSIGN_UNIQ = protocol.GEARMAN_COMMAND_JOB_ASSIGN_UNIQ
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet.
+
+    Attributes:
+        command: what it is.
+        args: its arguments but the last.
+        data: its last argument; empty if it takes none.
+    """
+
+    command: Command
+    args: tuple[bytes, ...]
+    data: type_buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of an answer to an administrative command, without its end."""
+
+    text: str
+
+
+HEADER: Final = struct.Struct(">4sII")
+REQUEST: Final = protocol.MAGIC_REQ_STRING
+RESPONSE: Final = protocol.MAGIC_RES_STRING
+SCRATCH: Final = 1 << 18
+"""Bytes of the buffer that small packets are received in: what a read system call is worth."""
+
+LONGEST_ARGUMENT: Final = 1024
+"""Bytes of all arguments but the last; the server bounds each to 64 (handle, unique) or 512."""
+
+LONGEST_LINE: Final = 1 << 20
+"""Bytes of a line of text: a worker's line in ``workers`` names all its functions."""
+
+_COUNT: Final = {command: len(protocol.GEARMAN_PARAMS_FOR_COMMAND[command]) for command in Command}
+
+
+def encode(command: Command, *args: bytes, data: list[type_buffer] | None = None) -> list[type_buffer]:
+    """Return the buffers that make up a request.
+
+    Args:
+        command: what it is.
+        args: its arguments; all of them, or all but the last if ``data`` is given.
+        data: the last argument, in pieces.
+
+    Raises:
+        ValueError: too few or too many arguments, a NUL where none may be, or 4 GiB and more.
+    """
+    pieces = list(args)
+    if data is not None:
+        pieces.append(b"")
+    if len(pieces) != _COUNT[command]:
+        raise ValueError(f"{command.name} takes {_COUNT[command]} arguments, not {len(pieces)}")
+    if any(b"\0" in piece for piece in pieces[:-1]):
+        raise ValueError(f"an argument of {command.name} other than the last has a NUL in it")
+    head = b"\0".join(pieces)
+    tail = data or []
+    size = len(head) + sum(memoryview(piece).nbytes for piece in tail)
+    if size >= 1 << 32:
+        raise ValueError(f"a packet of {size} bytes cannot be announced in 32 bits")
+    return [HEADER.pack(REQUEST, command, size) + head, *tail]
+
+
+class PacketReader:
+    """Takes bytes as they come and gives packets and lines.
+
+    Args:
+        most: the largest body that is taken in, in bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._scratch = bytearray(SCRATCH)
+        self._view = memoryview(self._scratch)
+        self._start = 0
+        self._end = 0
+        self._large: memoryview | None = None
+        self._have = 0
+
+    def space(self) -> memoryview:
+        """Return where the next bytes go; never empty."""
+        if self._large is not None:
+            return self._large[self._have :]
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == len(self._scratch):
+            rest = self._end - self._start
+            self._view[:rest] = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, rest
+        return self._view[self._end :]
+
+    def filled(self, count: int) -> None:
+        """Take note that so many bytes were put into ``space()``."""
+        if self._large is not None:
+            self._have += count
+        else:
+            self._end += count
+
+    def items(self) -> Iterator[Packet | Line]:
+        """Give what is complete.
+
+        Raises:
+            TransportError: this is not the stream of a job server, or a packet is too large.
+        """
+        while (item := self._next()) is not None:
+            yield item
+
+    def _next(self) -> Packet | Line | None:
+        if self._large is not None:
+            if self._have < len(self._large):
+                return None
+            whole, self._large = self._large, None
+            return self._packet(whole, copy=False)
+        have = self._end - self._start
+        if not have:
+            return None
+        if self._scratch[self._start] != 0:
+            return self._line()
+        if have < HEADER.size:
+            return None
+        _, _, size = HEADER.unpack_from(self._scratch, self._start)
+        self._check_header(size)
+        whole_size = HEADER.size + size
+        if have < whole_size:
+            if whole_size > SCRATCH:
+                self._begin_large(whole_size, have)
+            return None
+        view = self._view[self._start : self._start + whole_size]
+        self._start += whole_size
+        return self._packet(view, copy=True)
+
+    def _check_header(self, size: int) -> None:
+        magic, kind, _ = HEADER.unpack_from(self._scratch, self._start)
+        # gear's server reports a lost worker with the magic of a request.
+        if magic != RESPONSE and not (magic == REQUEST and kind == Command.WORK_FAIL):
+            raise TransportError(f"not a job server's stream: a packet begins with {magic!r}")
+        if kind not in _COUNT:
+            raise TransportError(f"a packet of an unknown type, {kind}, came from the job server")
+        if size > self._most:
+            raise TransportError(
+                f"a packet of {size} bytes was announced; max_frame_bytes allows {self._most}"
+            )
+
+    def _begin_large(self, whole_size: int, have: int) -> None:
+        large = memoryview(bytearray(whole_size))
+        large[:have] = self._view[self._start : self._end]
+        self._start = self._end = 0
+        self._large, self._have = large, have
+
+    def _packet(self, whole: memoryview, *, copy: bool) -> Packet:
+        _, kind, _ = HEADER.unpack_from(whole)
+        command = Command(kind)
+        count = _COUNT[command]
+        body = whole[HEADER.size :]
+        if count == 0:
+            if body.nbytes:
+                raise TransportError(f"a {command.name} packet came with arguments; it takes none")
+            return Packet(command, (), b"")
+        head = bytes(body[:LONGEST_ARGUMENT]) if count > 1 else b""
+        args = head.split(b"\0", count - 1)[: count - 1]
+        used = sum(len(arg) + 1 for arg in args)
+        if count > 1 and (len(args) < count - 1 or used > len(head)):
+            raise TransportError(f"a {command.name} packet came with too few arguments")
+        rest = body[used:]
+        return Packet(command, tuple(args), bytes(rest) if copy else rest)
+
+    def _line(self) -> Line | None:
+        end = self._scratch.find(b"\n", self._start, self._end)
+        if end < 0:
+            if self._end - self._start >= SCRATCH:
+                self._grow_for_line()
+            return None
+        text = bytes(self._view[self._start : end]).decode("utf-8", "replace").rstrip("\r")
+        self._start = end + 1
+        return Line(text)
+
+    def _grow_for_line(self) -> None:
+        if len(self._scratch) > LONGEST_LINE:
+            raise TransportError("not a job server's stream: a line of text has no end")
+        grown = bytearray(2 * len(self._scratch))
+        grown[: self._end - self._start] = self._view[self._start : self._end]
+        self._end -= self._start
+        self._start = 0
+        self._scratch, self._view = grown, memoryview(grown)

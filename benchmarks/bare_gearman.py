@@ -1,0 +1,190 @@
+"""A bare client and worker on a job server, beside the gearman engine: what the packets alone cost.
+
+    python -m benchmarks.bare_gearman
+
+The bare ones are plain sockets that speak the packets and do nothing else: no signature, no function, no
+books.  The engine carries empty chunks to a node that runs them in threads.  All on this one machine,
+over one gearmand, in one run; best of three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+CAN_DO, NOOP, SUBMIT, CREATED, GRAB, NO_JOB, ASSIGN, COMPLETE, PRE_SLEEP = 1, 6, 7, 8, 30, 10, 31, 13, 4
+JOBS = 3_000
+IN_FLIGHT = 64
+
+
+class Line:
+    """A blocking connection that speaks packets."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.sock.makefile("rb", 1 << 18)
+
+    def send(self, kind: int, *args: bytes) -> None:
+        """Send one packet."""
+        body = b"\0".join(args)
+        self.sock.sendall(struct.pack(">4sII", b"\0REQ", kind, len(body)) + body)
+
+    def receive(self) -> tuple[int, bytes]:
+        """Wait for one packet."""
+        _, kind, size = struct.unpack(">4sII", self.file.read(12))
+        return kind, self.file.read(size)
+
+
+def bare_worker(port: int) -> None:
+    """Answer every job with its own data, until killed."""
+    line = Line(port)
+    line.send(CAN_DO, b"bare")
+    line.send(GRAB)
+    while True:
+        kind, body = line.receive()
+        if kind == ASSIGN:
+            handle, _, _, data = body.split(b"\0", 3)
+            line.send(COMPLETE, handle, data)
+            line.send(GRAB)
+        elif kind == NO_JOB:
+            line.send(PRE_SLEEP)
+        elif kind == NOOP:
+            line.send(GRAB)
+
+
+def bare(port: int, jobs: int, in_flight: int, data: bytes = b"x") -> float:
+    """Return the seconds that so many jobs take, so many of them at once."""
+    line = Line(port)
+    began = time.perf_counter()
+    sent = done = 0
+    while done < jobs:
+        while sent < jobs and sent - done < in_flight:
+            line.send(SUBMIT, b"bare", f"{began}.{sent}".encode(), data)
+            sent += 1
+        kind, _ = line.receive()
+        done += kind == COMPLETE
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def cluster(pool: str) -> Iterator[tuple[int, Path]]:
+    """Run a job server and a node of two workers; give the port and the config."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        command = [sys.executable, "-m", "pools_core", "gearman"]
+        subprocess.run(
+            [*command, "init", "--job-server", f"127.0.0.1:{port}"],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        config = Path(folder) / "config.ini"
+        up = subprocess.Popen(
+            [*command, "up", "-c", str(config), "-j", "2", "--pool", pool], stdout=subprocess.PIPE, text=True
+        )
+        assert up.stdout is not None
+        try:
+            next(line for line in up.stdout if "is ready" in line)
+            yield port, config
+        finally:
+            up.terminate()
+            up.wait()
+            up.stdout.close()
+
+
+def engine_rate(config: Path) -> float:
+    """Return the seconds that the engine takes for ``JOBS`` empty chunks, 64 in flight."""
+    from pools_core.calls import Call, Chunk, Outcomes
+    from pools_core.payload import pack_batch, pack_function
+    from pools_gearman.engine import GearmanEngine
+    from pools_gearman.settings import read_settings
+
+    engine = GearmanEngine(read_settings(config, {}))
+    try:
+        call = Call(1, pack_function(abs))
+        items = pack_batch([1], "argument")
+        engine.open(call)
+        began = time.perf_counter()
+        sent = done = 0
+        while done < JOBS:
+            while sent < JOBS and sent - done < IN_FLIGHT:
+                sent += 1
+                engine.submit(Chunk(sent, call, 0, 1, items))
+            done += sum(isinstance(event, Outcomes) for event in engine.wait())
+        return time.perf_counter() - began
+    finally:
+        engine.shutdown(wait=True, kill=True)
+
+
+def best(measure: Callable[[], float]) -> float:
+    """Return the shortest of three."""
+    return min(measure() for _ in range(3))
+
+
+def main() -> None:
+    """Measure and print."""
+    from pools_core import MakePool
+
+    with cluster("threads") as (port, config):
+        worker = multiprocessing.get_context("spawn").Process(target=bare_worker, args=(port,), daemon=True)
+        worker.start()
+        bare(port, 100, 1)
+        one = best(lambda: bare(port, JOBS, 1)) / JOBS
+        many = best(lambda: bare(port, JOBS, IN_FLIGHT)) / JOBS
+        large = os.urandom(1 << 20) * 64
+        bulk = best(lambda: bare(port, 1, 1, large))
+        worker.terminate()
+        worker.join()
+        chunks = best(lambda: engine_rate(config)) / JOBS
+        with MakePool("gearman", config) as pool:
+            pool.apply(abs, (1,))
+
+            def singles() -> float:
+                began = time.perf_counter()
+                for number in range(500):
+                    pool.submit(abs, number).result()
+                return (time.perf_counter() - began) / 500
+
+            def large_there_and_back() -> float:
+                began = time.perf_counter()
+                assert len(pool.apply(bytes, (large,))) == len(large)
+                return time.perf_counter() - began
+
+            single, both = best(singles), best(large_there_and_back)
+    with cluster("multicore") as (_, config), MakePool("gearman", config) as pool:
+        pool.map(abs, range(10_000))
+
+        def mapped() -> float:
+            began = time.perf_counter()
+            pool.map(abs, range(100_000))
+            return time.perf_counter() - began
+
+        here = best(mapped)
+    with MakePool("multicore", n_jobs=2) as pool:
+        pool.map(abs, range(10_000))
+        there = best(mapped)
+    rows = (
+        ("chunks per second, 64 in flight", 1 / many, 1 / chunks),
+        ("us, one after another", one * 1e6, single * 1e6),
+        ("s, 64 MB there and back", bulk, both),
+        ("s, map of 100,000 (multicore beside it)", there, here),
+    )
+    print(f"{'':40} {'bare':>10} {'gearman':>10}   ratio")
+    for name, theirs, ours in rows:
+        print(f"{name:40} {theirs:10.3f} {ours:10.3f}   {ours / theirs:.2f}")
+
+
+if __name__ == "__main__":
+    main()

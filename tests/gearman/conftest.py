@@ -1,0 +1,234 @@
+"""Job servers and nodes for tests: real processes on free ports of the loopback address.
+
+They are nobody's children, so that a test can check that its pools leave none, and each ends by itself
+after ten minutes, should the test run be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pools_core import MakePool, Pool
+from pools_core.testing.leaks import gone
+from pools_core.testing.waiting import deadline, wait_until
+
+GEARMAND = shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
+LIFETIME = 600
+
+LAUNCH = """
+import subprocess, sys
+with open(sys.argv[1], "ab") as log:
+    print(subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                           start_new_session=True).pid)
+"""
+
+
+class Detached:
+    """A process that is not a child of this one.
+
+    Args:
+        command: what to run.
+        log: where its output goes.
+    """
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log
+        timed = ["timeout", "--kill-after=5", str(LIFETIME), *command]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("POOLS_")}
+        environment["XDG_CACHE_HOME"] = str(log.parent)
+        launched = subprocess.run(
+            [sys.executable, "-c", LAUNCH, str(log), *timed],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        self._timeout = psutil.Process(int(launched.stdout))
+        wait_until(self._timeout.children, 10, "the process has started")
+        self.process = self._timeout.children()[0]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def says(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, text: str, timeout: float = 20) -> None:
+        wait_until(lambda: text in self.says() or self.gone(), timeout, f"{text!r} in {self.says()}")
+        assert text in self.says(), self.says()
+
+    def gone(self) -> bool:
+        return gone(self.pid)
+
+    def send(self, number: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.process.send_signal(number)
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """End the process and all its children."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [self._timeout, *self._timeout.children(recursive=True)]
+            if number == signal.SIGTERM:
+                self.send(number)
+                wait_until(self.gone, 15, "the process has ended")
+            for one in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            wait_until(lambda: all(gone(one.pid) for one in family), 10, "the processes are gone")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+class Cluster:
+    """Job servers, nodes and a config for them.
+
+    Args:
+        folder: for logs, the key and the config.
+        kind: ``"gearmand"`` or ``"gear"``.
+        servers: how many job servers.
+        extra: more lines for ``[gearman]``.
+        secret: whether there is a key.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str = "gearmand", servers: int = 1, extra: str = "", secret: bool = True
+    ) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.ports = [free_port() for _ in range(servers)]
+        self.servers: dict[int, Detached] = {}
+        self.nodes: list[Detached] = []
+        self.key = folder / "cluster.key"
+        self.key.touch(mode=0o600)
+        self.key.write_text(secrets.token_hex(32))
+        self.config = folder / "config.ini"
+        self.write_config(extra, secret)
+        self._started = 0
+
+    def write_config(self, extra: str = "", secret: bool = True) -> None:
+        servers = ", ".join(f"127.0.0.1:{port}" for port in self.ports)
+        security = "secret_file = cluster.key" if secret else "allow_unsigned = true"
+        self.config.write_text(f"[gearman]\njob_servers = {servers}\n{security}\n{extra}\n")
+
+    def start_server(self, number: int = 0) -> Detached:
+        port = self.ports[number]
+        log = self.folder / f"server{number}.log"
+        command = [sys.executable, "-m", "pools_core", "gearman", "broker", "--server", self.kind]
+        command += ["--listen", f"127.0.0.1:{port}", "-c", str(self.config)]
+        self.servers[number] = server = Detached(command, log)
+        wait_until(lambda: listens(port) or server.gone(), 20, f"the server listens: {server.says()}")
+        assert not server.gone(), server.says()
+        return server
+
+    def start_node_without_jobs(self, *options: str) -> Detached:
+        return self.start_node(*options, jobs=())
+
+    def start_node(
+        self,
+        *options: str,
+        config: Path | None = None,
+        ready: bool = True,
+        jobs: tuple[str, ...] = ("-j", "2"),
+    ) -> Detached:
+        self._started += 1
+        log = self.folder / f"node{self._started}.log"
+        command = [sys.executable, "-m", "pools_core", "gearman", "worker"]
+        command += ["-c", str(config or self.config), *jobs, *options]
+        node = Detached(command, log)
+        self.nodes.append(node)
+        if ready:
+            node.wait_for("is ready")
+        return node
+
+    def pool(self, **options: Any) -> Pool:
+        return MakePool("gearman", config=self.config, **options)
+
+    def command(self, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pools_core", "gearman", *words, "-c", str(self.config)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def end(self) -> None:
+        for process in [*self.nodes, *self.servers.values()]:
+            process.end()
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"── {log.name}\n{log.read_text(errors='replace')}" for log in self.folder.glob("*.log")
+        )
+
+
+@pytest.fixture(scope="session")
+def server_kind() -> str:
+    """gearmand where it is installed; CI fails without it."""
+    if GEARMAND is None:
+        if os.environ.get("CI"):
+            pytest.fail("gearmand is not installed; apt install gearman-job-server")
+        pytest.skip("gearmand is not installed (apt install gearman-job-server)")
+    return "gearmand"
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path, **options: Any) -> Iterator[Cluster]:
+    cluster = Cluster(folder, **options)
+    try:
+        for number in range(len(cluster.ports)):
+            cluster.start_server(number)
+        yield cluster
+    finally:
+        cluster.end()
+
+
+@pytest.fixture(scope="session")
+def make_cluster():
+    """A context manager: a cluster of which the servers run, and are ended with all nodes."""
+    return running_cluster
+
+
+@pytest.fixture
+def cluster(server_kind: str, tmp_path: Path) -> Iterator[Cluster]:
+    """One job server, no node; for one test."""
+    with running_cluster(tmp_path, kind=server_kind) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _ends_by_a_deadline_at_all() -> Iterator[None]:
+    with deadline(90):
+        yield
+
+
+@pytest.fixture(scope="session")
+def elapsed():
+    """Seconds since it was asked first."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
