@@ -276,7 +276,6 @@ class Pool:
 
         return PoolExecutor(self)
 
-<<<<<<< HEAD
     # --- for programs that take any pool ---------------------------------------------------------------
 
     rank: Final = 0
@@ -317,7 +316,7 @@ class Pool:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
-=======
+
     def detach_engine(self) -> Engine:
         """Hand this pool's engine over to the caller, who drives and ends it from now on.
 
@@ -332,7 +331,6 @@ class Pool:
         self._finalizer.detach()
         self._joined = True
         return self._pump.engine
->>>>>>> f4db072e1a717bea10d9a1a95e12bd3d34879d8c
 
     # --- workers that are set up ---------------------------------------------------------------------
 
