@@ -1,38 +1,54 @@
 """How it is measured: each library in a process of its own, one after the other, several rounds.
 
     parent   for each round, for each case: every library once, in an order that rotates
-    child    ``python -m benchmarks.runner CASE LIBRARY SIZE WORKERS`` prints one JSON object
+    child    ``python -m benchmarks.runner CASE LIBRARY SIZE WORKERS ROUND`` prints one JSON object
 
-Only one child runs at a time.  A child times only the operation; a pool that starts warm has run one
-task per worker before.  What a library prints goes to standard error, so the JSON stands alone.
+Only one child runs at a time.  What a library prints goes to standard error, so the JSON stands alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from benchmarks.cases import CASES
-from benchmarks.libraries import LIBRARIES
+from benchmarks.cases import CASES, Case
+from benchmarks.libraries import LIBRARIES, LIMIT
+from benchmarks.limits import LIMITS
+from benchmarks.meters import METERS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+__all__ = ["Sample", "Samples", "Settings", "measure"]
 
-    from benchmarks.cases import Case
-    from benchmarks.libraries import Library
+ONE_THREAD: Final = {
+    f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")
+}
+"""Numerical libraries use one thread in each process, whoever starts it; a pool of this project sees to that
+itself, and a peer's user has to."""
 
-__all__ = ["Sample", "Samples", "measure"]
 
-SAMPLES_PER_CHILD = 3
-"""A quick operation is timed so often in each child..."""
-SECONDS_PER_CHILD = 2.0
-"""...but no repetition begins after so many seconds."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is measured.
+
+    Attributes:
+        rounds: processes for each library and case.
+        workers: workers of each pool.
+        quick: the small sizes.
+        limit: seconds after which a child is killed and its library left out of the case.
+    """
+
+    rounds: int
+    workers: int
+    quick: bool
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +56,13 @@ class Sample:
     """What one child found.
 
     Attributes:
-        seconds: one entry per repetition; empty when it failed.
+        values: one entry per repetition; empty when it failed.
+        checksum: what the operation returned; None where there is none.
         problem: why it failed, else None.
     """
 
-    seconds: list[float]
+    values: list[float]
+    checksum: float | None = None
     problem: str | None = None
 
 
@@ -52,102 +70,132 @@ class Sample:
 class Samples:
     """All that was found for one library in one case."""
 
-    case: Case
+    case: str
     library: str
     size: int
-    seconds: list[float] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    workers: int
+    values: list[float] = field(default_factory=list)
+    checksum: float | None = None
+    problem: str | None = None
+
+    def add(self, sample: Sample) -> None:
+        """Add what one more child found."""
+        self.values += sample.values
+        self.problem = self.problem or sample.problem
+        if sample.checksum is not None:
+            self.checksum = sample.checksum
 
 
 def measure(
-    cases: Iterable[Case], libraries: Iterable[str], *, rounds: int, workers: int, quick: bool, limit: float
-) -> Iterator[Samples]:
-    """Run every library in every case; yield each row after its last round, case by case.
+    cases: Iterable[Case],
+    libraries: Sequence[str],
+    settings: Settings,
+    after_round: Callable[[list[Samples]], object] = lambda _found: None,
+) -> list[Samples]:
+    """Run every library in every case.
 
     Args:
         cases: what to measure.
-        libraries: names of installed libraries.
-        rounds: how many children for each library and case.
-        workers: how many workers each pool has.
-        quick: use the small sizes.
-        limit: seconds after which a child is killed and its library left out of the case.
+        libraries: names of installed libraries, and ``LIMIT``.
+        settings: how much.
+        after_round: called with what has been found so far.
     """
-    cases, names = list(cases), list(libraries)
-    rows: dict[tuple[str, str], Samples] = {}
-    for number in range(rounds):
-        turn = number % max(1, len(names))
+    cases = [case for case in cases if not missing(case) and size_of(case, settings)]
+    found: dict[tuple[str, str], Samples] = {}
+    for number in range(settings.rounds):
+        turn = number % max(1, len(libraries))
         for case in cases:
-            for name in names[turn:] + names[:turn]:
-                if not LIBRARIES[name].can(case.operation, case.start_method):
+            if case.rounds is not None and number >= case.rounds:
+                continue
+            for name in (*libraries[turn:], *libraries[:turn]):
+                if not takes_part(case, name):
                     continue
-                size = case.quick_size if quick else case.size
-                row = rows.setdefault((case.name, name), Samples(case, name, size))
-                if row.problems:
-                    continue
-                print(f"round {number + 1}/{rounds}: {case.name}, {name}", file=sys.stderr, flush=True)
-                sample = run_child(case, name, size, workers, limit)
-                row.seconds += sample.seconds
-                if sample.problem is not None:
-                    row.problems.append(sample.problem)
-    for case in cases:
-        for name in names:
-            if (case.name, name) in rows:
-                yield rows[case.name, name]
+                samples = found.setdefault((case.name, name), empty(case, name, settings))
+                if samples.problem is None:
+                    print(f"round {number + 1}/{settings.rounds}: {case.name}, {name}", file=sys.stderr)
+                    samples.add(run_child(samples, number, settings.limit))
+            compare([samples for (name, _), samples in found.items() if name == case.name])
+        after_round(list(found.values()))
+    return [found[case.name, name] for case in cases for name in libraries if (case.name, name) in found]
 
 
-def run_child(case: Case, library: str, size: int, workers: int, limit: float) -> Sample:
-    """Time one library in one case, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.runner", case.name, library, str(size), str(workers)]
+def missing(case: Case) -> list[str]:
+    """Return the modules that a case needs and that are not installed."""
+    return [name for name in case.needs if importlib.util.find_spec(name) is None]
+
+
+def size_of(case: Case, settings: Settings) -> int:
+    """Return how many tasks a case has; 0: it is left out."""
+    return case.quick_size if settings.quick else case.size
+
+
+def takes_part(case: Case, name: str) -> bool:
+    """Whether a library, or the limit, has a row in the case."""
+    if name == LIMIT:
+        return case.name in LIMITS
+    if case.only is not None and name not in case.only:
+        return False
+    return LIBRARIES[name].can(case.call, case.start_method)
+
+
+def empty(case: Case, name: str, settings: Settings) -> Samples:
+    """Return samples with nothing in them."""
+    return Samples(case.name, name, size_of(case, settings), case.workers or settings.workers)
+
+
+def compare(group: list[Samples]) -> None:
+    """Call those wrong whose checksum is not that of the first one with a checksum."""
+    known = [samples for samples in group if samples.checksum is not None]
+    for samples in known[1:]:
+        if not math.isclose(samples.checksum or 0, known[0].checksum or 0, rel_tol=1e-9):
+            samples.problem = f"returned {samples.checksum}, {known[0].library} {known[0].checksum}"
+
+
+def run_child(samples: Samples, turn: int, limit: float) -> Sample:
+    """Measure one library in one case, in a process of its own."""
+    what = [samples.case, samples.library, str(samples.size), str(samples.workers), str(turn)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "benchmarks.runner", *what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **ONE_THREAD},
     )
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        return Sample([], f"not ready after {limit:g} s")
+        return Sample([], problem=f"not ready after {limit:g} s")
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)  # its workers too, whatever they are doing
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too, whatever they are doing
         process.communicate()
     if process.returncode != 0:
         last = (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        return Sample([], last)
-    return Sample(json.loads(out)["seconds"])
-
-
-def time_here(case: Case, library: Library, size: int) -> list[float]:
-    """Time the operation in this process, as often as ``SAMPLES_PER_CHILD`` and the clock allow."""
-    operation = getattr(library, case.operation)
-    seconds: list[float] = []
-    began = time.perf_counter()
-    if not case.starts:
-        library.start(case.start_method)
-        operation(2 * library.workers)  # so that all workers have started, and imported the task
-    while len(seconds) < SAMPLES_PER_CHILD and (
-        not seconds or time.perf_counter() - began < SECONDS_PER_CHILD
-    ):
-        start = time.perf_counter()
-        if case.starts:
-            library.start(case.start_method)
-        checksum = operation(size)
-        if case.starts:
-            library.stop()
-        seconds.append(time.perf_counter() - start)
-        if checksum != case.expected(size):
-            raise AssertionError(f"{library.name} returned {checksum}, not {case.expected(size)}")
-    if not case.starts:
-        library.stop()
-    return seconds
+        return Sample([], problem=last)
+    return Sample(**json.loads(out))
 
 
 def main(argv: list[str]) -> None:
     """Be the child."""
-    name, library, size, workers = argv
-    case = next(case for case in CASES if case.name == name)
+    name, library, size, workers, turn = argv
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    found: dict[str, Any] = {"seconds": time_here(case, LIBRARIES[library](int(workers)), int(size))}
-    print(json.dumps(found), file=answers, flush=True)
+
+    def answer(found: dict[str, Any]) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
+    def give_up(problem: str) -> None:
+        answer({"values": [], "problem": problem})
+        os._exit(0)
+
+    if library == LIMIT:
+        answer({"values": LIMITS[name](int(size), int(workers))})
+        return
+    case = next(case for case in CASES if case.name == name)
+    meter = METERS[case.metric]
+    values, checksum = meter(case, LIBRARIES[library](int(workers), int(turn)), int(size), give_up)
+    answer({"values": values, "checksum": float(checksum)})
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class Background:
 
     def ensure(self) -> None:
         """Start the thread, if it does not run yet."""
+        if self.thread is not None:
+            return
         with self._pump.lock:
             if self.thread is None:
                 self._pump.repair()

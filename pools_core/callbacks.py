@@ -55,12 +55,12 @@ class CallbackThread:
         with self._idle:
             return self._idle.wait_for(lambda: self._pending == 0, timeout)
 
-    def stop(self) -> None:
-        """End the thread after what it has to call; returns when it has ended."""
+    def stop(self, wait: bool = True) -> None:
+        """End the thread after what it has to call; with ``wait``, return when it has ended."""
         thread = self._thread
         if thread is not None:
             self._queue.put(None)
-            if thread is not threading.current_thread():
+            if wait and thread is not threading.current_thread():
                 thread.join()
 
     def _loop(self) -> None:

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -85,9 +86,10 @@ class CallBook:
         if (claim and claim.own) or type(func) is not FunctionType or self._pump.engine.same_process:
             return self.new(func, Convention.APPLY, settings, session), False
         key = (func, settings.task_timeout, settings.seed, settings.worker_lifespan, session and session.id)
-        with self._pump.lock:
-            call = self._kept.get(key)
-            if call is not None:
+        call = self._kept.get(key)
+        if call is not None:
+            # Without the lock, which the thread that waits on the engine may just hold: both are atomic.
+            with suppress(KeyError):
                 self._kept.move_to_end(key)
                 return call, True
         call = self.new(func, Convention.APPLY, settings, session)
@@ -129,6 +131,11 @@ class CallBook:
         """Close the kept calls of a session that is over: workers would keep its state.  Under the lock."""
         for key in [key for key in self._kept if key[-1] == session.id]:
             self.close(self._kept.pop(key))
+
+    def clear(self) -> None:
+        """Let go of all, when the pool has ended."""
+        self._open.clear()
+        self._kept.clear()
 
     def enter_all(self, engine: Engine) -> None:
         """Open all calls with another engine.  Under the pump's lock."""

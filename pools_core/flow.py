@@ -60,58 +60,82 @@ class InFlight:
         self.received = 0
 
 
+class ShortLine(list[Any]):
+    """A line of a few, where a ``deque`` would take half a kilobyte and the time to clear it."""
+
+    __slots__ = ()
+
+    def popleft(self) -> Any:
+        """Take the first one; raises IndexError if there is none."""
+        return self.pop(0)
+
+    def extendleft(self, values: Iterable[Any]) -> None:
+        """Put some before all others, each before the one that came first."""
+        for value in values:
+            self.insert(0, value)
+
+
 class Flow:
     """What all calls have in common."""
 
-    def __init__(self, pump: Pump, call: Call, function: Callable[..., Any], settings: CallSettings) -> None:
+    # Of the class as long as nothing else is said: a burst of single tasks makes thousands of these.
+    number = 0
+    """What listeners know it by; a call object may serve several of these."""
+    pool: object = None
+    """Keeps the pool alive while the call is under way, where nobody else may."""
+    waiter: Waiter | None = None
+    """Where the owner waits while another thread leads."""
+    background = False
+    """Whether the pump's own thread is the owner."""
+    stirred = False
+    """Whether the background thread has been told of the inbox."""
+    keeps_call = False
+    """Whether the call outlives this use of it."""
+    finished = False
+    """Whether it is over: nothing more will be sent or taken in."""
+    told = False
+    """Whether it counts as ready: it is over, and its callback has been called."""
+    error: BaseException | None = None
+    value: Any = None
+    on_end: Callable[[], None] | None = None
+    """Called once when the flow has ended, by whichever thread ended it; must not block."""
+    callback: Callable[[], None] | None = None
+    """The user's, called before the result counts as ready."""
+    admit: Callable[[], bool] | None = None
+    """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
+    claim: Claim | None = None
+    """On what workers set up for it."""
+    session: Session | None = None
+    """What workers set up for this call alone."""
+    winding_up = False
+    """Whether all tasks are settled, and workers are taking the session down."""
+    wound_up = False
+    """Whether they have done so."""
+    progress: Progress | None = None
+    """The bar, if there is one."""
+    turn: int | None = None
+    """Number of the batch that ``next_batch`` returned last, counted from the start of the call; None
+    if it goes again."""
+    watched = False
+    """Whether the background thread waits for it though it is not the owner."""
+    _attempts: dict[int, int] | None = None
+
+    def __init__(
+        self,
+        pump: Pump,
+        call: Call,
+        function: Callable[..., Any],
+        settings: CallSettings,
+        line: type[deque[Any] | ShortLine] = deque,
+    ) -> None:
         self.pump = pump
-        self.number = 0
-        """What listeners know it by; a call object may serve several of these."""
         self.call = call
         self.function = function
         self.settings = settings
-        self.pool: object = None
-        """Keeps the pool alive while the call is under way, where nobody else may."""
-        self.waiter: Waiter | None = None
-        """Where the owner waits while another thread leads."""
-        self.background = False
-        """Whether the pump's own thread is the owner."""
-        self.stirred = False
-        """Whether the background thread has been told of the inbox."""
-        self.keeps_call = False
-        """Whether the call outlives this use of it."""
-        self.ready: deque[InFlight] = deque()
+        self.ready: deque[InFlight] | ShortLine = line()
         self.in_flight: dict[int, InFlight] = {}
-        self.inbox: deque[tuple[InFlight, OfAChunk]] = deque()
-        self.finished = False
-        """Whether it is over: nothing more will be sent or taken in."""
-        self.told = False
-        """Whether it counts as ready: it is over, and its callback has been called."""
-        self.error: BaseException | None = None
-        self.value: Any = None
-        self.on_end: Callable[[], None] | None = None
-        """Called once when the flow has ended, by whichever thread ended it; must not block."""
-        self.callback: Callable[[], None] | None = None
-        """The user's, called before the result counts as ready."""
-        self.admit: Callable[[], bool] | None = None
-        """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
-        self.claim: Claim | None = None
-        """On what workers set up for it."""
-        self.session: Session | None = None
-        """What workers set up for this call alone."""
-        self.winding_up = False
-        """Whether all tasks are settled, and workers are taking the session down."""
-        self.wound_up = False
-        """Whether they have done so."""
-        self.progress: Progress | None = None
-        """The bar, if there is one."""
-        self.turn: int | None = None
-        """Number of the batch that ``next_batch`` returned last, counted from the start of the call; None
-        if it goes again."""
-        self.watched = False
-        """Whether the background thread waits for it though it is not the owner."""
-        self._again: deque[tuple[int, Sequence[Any]]] = deque()
-        self._attempts: dict[int, int] = {}
+        self.inbox: deque[tuple[InFlight, OfAChunk]] | ShortLine = line()
+        self._again: deque[tuple[int, Sequence[Any]]] | ShortLine = line()
 
     # --- under the pump's lock -------------------------------------------------------------------
 
@@ -184,7 +208,7 @@ class Flow:
                 self.pump.abort(self, rebuild_setup(event.failure, "worker_init"), kill=False)
             else:
                 self.pump.book.ship_by_value(self)
-                self._again.append((out.chunk.start, out.items))
+                self._go_again(out.chunk.start, out.items)
 
     def pack_batch(self, start: int, items: Sequence[Any]) -> Packed:
         """Pack the items of a batch.  Runs the user's code.
@@ -202,15 +226,17 @@ class Flow:
     def task_failed(self, index: int, error: BaseException, item: Any, item_known: bool = True) -> None:
         """Retry a task that failed, or let its failure count."""
         settings = self.settings
-        attempts = self._attempts.get(index, 0)
+        attempts = 0 if self._attempts is None else self._attempts.get(index, 0)
         insights = self.pump.insights
         if insights is not None:
             insights.task_failed()
         if item_known and attempts < settings.max_retries and isinstance(error, settings.retry_on):
+            if self._attempts is None:
+                self._attempts = {}
             self._attempts[index] = attempts + 1
             if insights is not None:
                 insights.retried()
-            self._again.append((index, [item]))
+            self._go_again(index, [item])
         else:
             self._failed(index, error)
 
@@ -293,35 +319,58 @@ class Flow:
 class TaskFlow(Flow):
     """A call of one task: ``apply``, ``apply_async``, ``submit``."""
 
+    queued = False
+    """Whether it stands in the pump's line of single tasks."""
+    packed: Packed | None = None
+    """The item, once it is packed; the same bytes when it goes again."""
+    _complete = False
+    _to_send = True
+
     def __init__(
-        self, pump: Pump, call: Call, function: Callable[..., Any], settings: CallSettings, item: Any
+        self,
+        pump: Pump,
+        call: Call,
+        function: Callable[..., Any],
+        settings: CallSettings,
+        item: Any,
+        index: int = 0,
     ) -> None:
-        super().__init__(pump, call, function, settings)
-        self._again.append((0, [item]))
-        self._complete = False
-        self.packed: Packed | None = None
-        """The item, where it was packed ahead of time."""
+        super().__init__(pump, call, function, settings, ShortLine)
+        self._item = item
+        self._index = index
 
     def is_complete(self) -> bool:
         """Whether the task is settled."""
         return self._complete
 
+    def is_to_send(self) -> bool:
+        """Whether the task is still to be sent, or to be sent again."""
+        return self._to_send and not self.finished
+
+    def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
+        """Return the task, if it is to be sent."""
+        if not self._to_send:
+            return None
+        self._to_send = False
+        return self._index, [self._item]
+
     def pack(self) -> None:
-        """Pack the arguments now rather than when they are about to be sent.
+        """Pack the arguments, unless they are.
 
         Raises:
             SerializationError: one cannot be pickled.
         """
-        self.packed = self.pack_batch(*self._again[0])
+        if self.packed is None:
+            self.packed = self.pack_batch(self._index, [self._item])
 
-    def pack_batch(self, start: int, items: Sequence[Any]) -> Packed:
-        """Return the packed arguments."""
-        return self.packed if self.packed is not None else super().pack_batch(start, items)
+    def _go_again(self, start: int, items: Sequence[Any]) -> None:
+        self._to_send = bool(len(items)) or self._to_send
 
     def release(self) -> None:
         """Let go of the arguments, too."""
         super().release()
-        self.packed = None
+        self.packed = self._item = None
+        self._to_send = False
 
     def _put(self, index: int, values: list[Any]) -> None:
         self.value = values[0]

@@ -28,6 +28,7 @@ from pools_core.results import AsyncResult, PartSource, ResultIterator
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Sink, UnorderedParts
 
 if TYPE_CHECKING:
+    from pools_core.adapters.stub import PoolStub
     from pools_core.insights import Insights
     from pools_core.progress import Progress
 
@@ -109,6 +110,8 @@ class Pool:
         func: Callable[..., R],
         iterable: Iterable[Any],
         chunksize: float | None = None,
+        *,
+        callback: Callable[[R], object] | None = None,
         **options: Unpack[CallOptions],
     ) -> list[R]:
         """Apply a function to every item, like the builtin ``map``, and return a list in input order.
@@ -119,14 +122,16 @@ class Pool:
             func: called with one item.
             iterable: the items; an array counts by its first axis.
             chunksize: tasks sent at a time; by default it adapts to the time that they take.
+            callback: called in this thread with each result, as they come.
             options: see ``CallOptions``.
 
         Raises:
             PoolClosedError: the pool takes no more work.
             SerializationError: the function or an item cannot be pickled.
-            BaseException: the first failure of a task, as itself; or what the input raised.
+            BaseException: the first failure of a task, as itself; or what the input or the callback raised.
         """
-        return self._gather(func, iterable, Convention.ONE, ListSink(), chunksize, options)
+        sink = ListSink() if callback is None else _telling(callback)
+        return self._gather(func, iterable, Convention.ONE, sink, chunksize, options)
 
     def map_unordered(
         self,
@@ -270,6 +275,47 @@ class Pool:
         from pools_core.adapters.executor import PoolExecutor
 
         return PoolExecutor(self)
+
+    # --- for programs that take any pool ---------------------------------------------------------------
+
+    rank: Final = 0
+    """As in schwimmbad: the caller is always the master; workers never run the caller's script."""
+
+    @staticmethod
+    def enabled() -> bool:
+        """Return whether a pool of this kind can be used here: it can.  As in schwimmbad."""
+        return True
+
+    def is_master(self) -> bool:
+        """Return True: who has a pool directs it.  As in schwimmbad."""
+        return True
+
+    def is_worker(self) -> bool:
+        """Return False: who has a pool directs it.  As in schwimmbad."""
+        return False
+
+    def wait(self) -> None:
+        """Return at once: workers wait for work elsewhere.  As in schwimmbad."""
+
+    @property
+    def _processes(self) -> int:
+        return self.size  # dynesty and nautilus look at it, as at that of multiprocessing.Pool
+
+    @property
+    def _max_workers(self) -> int:
+        return self.size  # dask looks at it, as at that of concurrent.futures
+
+    def __reduce__(self) -> tuple[type[PoolStub], tuple[Any, ...]]:
+        # What refers to a pool may travel, such as a sampler that keeps it; the pool itself stays here.
+        from pools_core.adapters.stub import PoolStub, address_of
+
+        return PoolStub, address_of(self)
+
+    def __copy__(self) -> Self:
+        return self  # a copy of what refers to a pool uses the same pool
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def detach_engine(self) -> Engine:
         """Hand this pool's engine over to the caller, who drives and ends it from now on.
@@ -494,14 +540,29 @@ class Pool:
         args: Iterable[Any],
         kwds: Mapping[str, Any] | None,
         settings: CallSettings,
+        index: int = 0,
     ) -> TaskFlow:
         self._check()
         claim = self._pump.sessions.for_call(settings, self._options)
         call, kept = self._pump.book.for_single(func, settings, claim)
-        flow = TaskFlow(self._pump, call, func, settings, (tuple(args), dict(kwds) if kwds else {}))
+        item = (tuple(args), dict(kwds) if kwds else {})
+        flow = TaskFlow(self._pump, call, func, settings, item, index)
         flow.keeps_call = kept
         flow.hold(claim)
         return flow
+
+    def _apply_nth(
+        self,
+        index: int,
+        func: Callable[..., R],
+        args: Iterable[Any],
+        options: CallOptions,
+        callback: Callable[[R], object],
+        error_callback: Callable[[BaseException], object],
+    ) -> AsyncResult[R]:
+        """``apply_async`` of one task of many: its number is in its errors, and chooses its random stream."""
+        flow = self._single(func, args, None, self._settings(options, None), index)
+        return self._begin_async(flow, callback, error_callback)
 
     def _begin_async(
         self,
@@ -536,9 +597,17 @@ def _progress_maker(settings: CallSettings) -> Callable[[int | None, str], Progr
     return None if wanted is None else functools.partial(open_progress, wanted)
 
 
+def _telling(callback: Callable[[Any], object]) -> Sink:
+    from pools_core.adapters.telling import TellingSink
+
+    return TellingSink(callback)
+
+
 def _settle(future: Future[Any], flow: Flow) -> None:
     """Hand the end of a call to its future, unless that was cancelled meanwhile."""
     if future.cancelled():
+        if flow.admit is not None:
+            flow.admit()  # terminated before its turn came: who waits for it must hear that it is cancelled
         return
     # One that never was on its way, because the pool was terminated first, is still pending.
     if not future.running() and not future.set_running_or_notify_cancel():
@@ -565,3 +634,4 @@ def _drop(pump: Pump, pid: int) -> None:
     """End the workers of a pool that nobody refers to any more."""
     if os.getpid() == pid:
         pump.terminate("the pool was dropped")
+        pump.callbacks.stop(wait=False)

@@ -76,13 +76,15 @@ class Pump:
         self.closed: str | None = None
         """Why nothing new is accepted; None while open."""
         self.terminated = False
+        self._stopped = False
+        """Whether the workers have ended in order."""
         self._joining = False
         self._chunk_ids = itertools.count(1)
         self._numbers = itertools.count(1)
         self._flows: set[Flow] = set()
         self._owners: dict[int, Flow] = {}
-        self._hungry: deque[deque[Flow] | Flow] = deque()
-        self._singles: deque[Flow] = deque()
+        self._hungry: deque[deque[TaskFlow] | Flow] = deque()
+        self._singles: deque[TaskFlow] = deque()
         self._given_up: deque[Flow] = deque()
         self.leader: threading.Thread | None = None
         """The thread that waits on the engine just now."""
@@ -234,6 +236,9 @@ class Pump:
 
     def feed(self, flow: Flow) -> None:
         """Pull and pack chunks of a call for as long as the engine or the stock has room."""
+        if isinstance(flow, TaskFlow):
+            self._feed_single(flow)
+            return
         engine = self.engine
         while not flow.is_over():
             if engine.inline:
@@ -264,13 +269,41 @@ class Pump:
                 worker = None if turn is None else turn % engine.size
                 chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed, worker)
                 flow.ready.append(InFlight(chunk, items))
-                if isinstance(flow, TaskFlow):
-                    if not self._singles:
-                        self._hungry.append(self._singles)
-                    self._singles.append(flow)
-                elif len(flow.ready) == 1:
+                if len(flow.ready) == 1:
                     self._hungry.append(flow)
                 self._dispatch()
+
+    def _feed_single(self, flow: TaskFlow) -> None:
+        """Put a single task in line, packed; it becomes a chunk when the engine has room for it."""
+        if not flow.is_to_send() or flow.queued:
+            return
+        if not self.engine.same_process:
+            try:
+                flow.pack()
+            except SerializationError as error:
+                batch = flow.next_batch(1)
+                assert batch is not None
+                self._cannot_pack(flow, *batch, error)
+                return
+        with self.lock:
+            if flow.is_to_send() and not flow.queued:
+                flow.queued = True
+                if not self._singles:
+                    self._hungry.append(self._singles)
+                self._singles.append(flow)
+                self._dispatch()
+
+    def _take_single(self, flow: TaskFlow) -> InFlight | None:
+        """Make the chunk of a single task.  Under the lock."""
+        flow.queued = False
+        batch = None if flow.is_over() else flow.next_batch(1)
+        if batch is None:
+            return None
+        start, items = batch
+        packed: Sequence[Any] | Packed = items if flow.packed is None else flow.packed
+        if self.insights is not None:
+            self.insights.sent(1, packed.nbytes if isinstance(packed, Packed) else 0)
+        return InFlight(Chunk(next(self._chunk_ids), flow.call, start, 1, packed), items)
 
     def _cannot_pack(self, flow: Flow, start: int, items: Sequence[Any], error: SerializationError) -> None:
         """Fail the one task whose arguments cannot be pickled; the others of its chunk go singly."""
@@ -377,7 +410,9 @@ class Pump:
         if flow.progress is not None:
             flow.progress.close(error)
         if flow.on_end is not None:
-            flow.on_end()
+            # It refers to the flow: taken away, both go as soon as nobody needs them.
+            on_end, flow.on_end = flow.on_end, None
+            on_end()
         if flow.callback is not None:
             self.callbacks.call(self._call_back, flow)
         if self.hooks is not None:
@@ -399,21 +434,25 @@ class Pump:
     def _dispatch(self) -> None:
         """Give ready chunks to the engine while it has room, each call in turn.  Under the lock."""
         hungry = self._hungry
-        if self.terminated or self._torn:
+        if self.terminated or self._stopped or self._torn:
             return
         try:
             while hungry and self.engine.room() > 0:
                 queue = hungry.popleft()
+                out: InFlight | None = None
+                flow: Flow
                 if isinstance(queue, deque):  # single tasks of many calls stand in one line
-                    flow = queue.popleft()
+                    flow = single = queue.popleft()
                     more = bool(queue)
+                    out = self._take_single(single)
                 else:
                     flow = queue
                     more = len(flow.ready) > 1
+                    if flow.ready:
+                        out = flow.ready.popleft()
                 if more:
                     hungry.append(queue)
-                if flow.ready:
-                    out = flow.ready.popleft()
+                if out is not None:
                     flow.in_flight[out.chunk.id] = out
                     self._owners[out.chunk.id] = flow
                     if flow.admit is not None:
@@ -427,7 +466,15 @@ class Pump:
             raise
 
     def _step(self, flow: Flow, deadline: float | None = None) -> bool:
-        """Wait until something has arrived for a call; return False if the deadline came first."""
+        """Wait until something has arrived for a call; return False if the deadline came first.
+
+        Raises:
+            PoolClosedError: nothing can: the pool was joined.
+        """
+        if self._stopped:
+            raise PoolClosedError(
+                "the pool was joined, and a task of this call would have to run again; read all results first"
+            )
         if self.engine.inline:
             # What this thread submitted runs now, in this thread.
             events = self.engine.wait(0)
@@ -606,11 +653,12 @@ class Pump:
         self._hungry.clear()
         self._singles.clear()
         for flow in self._flows:
-            if flow.ready:
-                if isinstance(flow, TaskFlow):
+            if isinstance(flow, TaskFlow):
+                flow.queued = flow.queued and flow.is_to_send()
+                if flow.queued:
                     self._singles.append(flow)
-                else:
-                    self._hungry.append(flow)
+            elif flow.ready:
+                self._hungry.append(flow)
             for out in list(flow.in_flight.values()):
                 flow.arrive(ChunkLost(out.chunk.id, None, Interrupted("Ctrl-C")))
             self._rouse(flow)
@@ -705,7 +753,11 @@ class Pump:
         # First of all nobody else may wait on the engine, since its end is waited for there.
         self.background.stop()
         self.callbacks.stop()
+        self._stopped = True
         self.engine.shutdown(wait=True, kill=False)
+        with self.lock:
+            self.book.clear()
+            self.sessions.clear()
 
 
 def _iterates(flow: Flow) -> bool:

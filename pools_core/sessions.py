@@ -224,6 +224,14 @@ class Sessions:
             if record.tell is not None:
                 record.tell()
 
+    def clear(self) -> None:
+        """Let go of shared objects, when the pool has ended; what exit functions returned stays."""
+        self._shared = self._kept = None
+        self._former.clear()
+        self._records.clear()
+        if self._latest is not None:
+            self._latest.session = replace(self._latest.session, shared=None)
+
     def torn(self) -> None:
         """The engine is replaced: nobody is left to take anything down."""
         for record in list(self._records.values()):

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from gearman import protocol
-
 from pools_core.calls import type_buffer
 from pools_core.errors import TransportError
 

@@ -270,7 +270,12 @@ class Reader:
         self._maps.clear()
 
     def _receive(self) -> None:
-        message, fds, _, _ = socket.recv_fds(self._side, _ANNOUNCE.size, 1)
+        try:
+            message, fds, _, _ = socket.recv_fds(self._side, _ANNOUNCE.size, 1)
+        except ConnectionResetError:
+            # The peer ended before it had read all that was sent to it, which is told first, and once;
+            # what it had sent itself is still there.
+            message, fds, _, _ = socket.recv_fds(self._side, _ANNOUNCE.size, 1)
         if not message or not fds:
             raise ConnectionError("the owner of the shared memory is gone")
         number, size = _ANNOUNCE.unpack(message)

@@ -107,6 +107,7 @@ class MulticoreEngine(Engine):
         self._arena = Arena()
         self._timed = 0
         self._waiting = False
+        self._roused = False
         self._touching = False
         self._shut = False
         self._killed = False
@@ -199,7 +200,7 @@ class MulticoreEngine(Engine):
                 return ()
             self._balance()
             timeout = self._patience(timeout)
-            self._waiting = True
+            self._waiting, self._roused = True, False
         self._touching = False
         try:
             ready = self._selector.select(timeout)
@@ -324,14 +325,15 @@ class MulticoreEngine(Engine):
             self._flush(worker)
 
     def _flush_soon(self, worker: WorkerHandle) -> None:
-        """Send what waits for a busy worker together, when this thread is about to wait.
+        """Send what waits for a busy worker together, by whoever waits, before it sleeps.
 
-        If some thread is waiting already, there is no such moment, and it goes now.
+        A thread that sleeps already is woken for it, once: then all that comes until it is awake goes in
+        one system call, where each by itself would wake the worker, too.
         """
-        if self._waiting:
-            self._flush(worker)
-        else:
-            self._deferred.add(worker)
+        self._deferred.add(worker)
+        if self._waiting and not self._roused:
+            self._roused = True
+            self.wake()
 
     def _flush(self, worker: WorkerHandle) -> None:
         try:

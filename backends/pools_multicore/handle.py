@@ -7,7 +7,6 @@ import marshal
 import mmap
 import os
 import socket
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -205,7 +204,7 @@ def pidfd_of(pid: int) -> int | None:
 
 def board_file() -> contextlib.AbstractContextManager[int]:
     """Return a context that gives the descriptor of a page of shared memory without a name."""
-    return _memfd() if sys.platform == "linux" else _temporary()
+    return _memfd() if hasattr(os, "memfd_create") else _temporary()
 
 
 @contextlib.contextmanager

@@ -233,6 +233,14 @@ class LifecycleContract(ContractBase):
 
         assert [next(results), next(results)] == [1, 4]
 
+    def test_a_task_that_would_have_to_run_again_after_the_end_says_so(self, pool: Pool) -> None:
+        """Nobody is left to run it, and who reads on must not wait for ever."""
+        results = pool.imap(tasks.raise_on_odd, [1, 3], max_retries=2, on_error="return")
+        pool.stop_and_join()
+
+        with pytest.raises(PoolClosedError):
+            list(results)
+
     def test_ending_by_an_exception_in_a_worker_thread_leaves_nothing(self) -> None:
         """Failures, retries and half-read iterators included."""
         with self.leaves_nothing():

@@ -18,6 +18,9 @@ from pools_core.testing.waiting import wait_until
 __all__ = ["Belongings", "belongings", "gone", "nothing_left_behind"]
 
 SHM: Final = "/dev/shm/"
+OURS: Final = ("sem.mp-", "psm_", "pools")
+"""How names begin there that a pool, or ``multiprocessing`` in a task, may have made; the folder belongs to
+the whole machine, and other programs come and go in it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Belongings:
         children: its descendants, by id and command.
         threads: its Python threads, by identity and name.
         descriptors: its open files, by number and target; none where the system does not tell.
-        shared_memory: entries of ``/dev/shm``.
+        shared_memory: entries of ``/dev/shm`` of the kinds that pools and ``multiprocessing`` make.
     """
 
     children: frozenset[str]
@@ -52,7 +55,7 @@ def belongings() -> Belongings:
         children=frozenset(_children()),
         threads=frozenset(f"thread {thread.ident} {thread.name!r}" for thread in threading.enumerate()),
         descriptors=frozenset(_descriptors()),
-        shared_memory=frozenset(f"{SHM}{name}" for name in _listing(SHM)),
+        shared_memory=frozenset(f"{SHM}{name}" for name in _listing(SHM) if name.startswith(OURS)),
     )
 
 
@@ -72,8 +75,7 @@ def nothing_left_behind(patience: float = 5.0) -> Iterator[None]:
 
     def is_clean() -> bool:
         left[:] = belongings().beyond(before)
-        if left and all(item.startswith(SHM) for item in left):
-            left[:] = [item for item in left if not _is_anothers(item)]
+        left[:] = [item for item in left if not (item.startswith(SHM) and _is_anothers(item))]
         return not left
 
     if not is_clean():
