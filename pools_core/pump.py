@@ -740,7 +740,8 @@ class Pump:
             self.closed = why
             self.terminated = True
             self.background.give_up()
-            flows = list(self._flows)
+            # The latest first, so that none that waits takes the place of one that is stopped.
+            flows = sorted(self._flows, key=lambda flow: flow.number, reverse=True)
         for flow in flows:
             self.abort(flow, PoolClosedError(why), kill=True)
         self.engine.shutdown(wait=False, kill=True)
