@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.libraries import OURS
 from benchmarks.report import Report, Row, Verdict, amount, rows_of, verdicts_of
@@ -26,6 +26,7 @@ AHEAD: Final = "#1b7f79"
 BEHIND: Final = "#c8553d"
 BAND: Final = "#f6f8f9"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
+RAISED: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 TEXT: Final = 9.0
 ROW: Final = 0.30
 """Inches for each case."""
@@ -183,6 +184,11 @@ def cost(row: Row) -> float:
     return 1e6 * (row.best or 0) / row.size
 
 
+def power_of_ten(value: float) -> str:
+    """Return ten and its power, as people write it."""
+    return "10" + f"{math.log10(value):.0f}".translate(RAISED)
+
+
 def colour_of(library: str) -> str:
     """Return the colour of a library's line and name."""
     return AHEAD if library == OURS else FAINT
@@ -206,9 +212,10 @@ def panel(axes: Axes, title: str, rows: Sequence[Row]) -> None:
     axes.tick_params(which="both", length=0, labelsize=TEXT - 1, labelcolor=FAINT)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} µs"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     if title == "workers":
         axes.xaxis.set_major_locator(FixedLocator([row.workers for row in rows]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{math.log10(value):.0f}}}$"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axes.set_xlabel(title, size=TEXT, color=INK)

@@ -87,6 +87,26 @@ class PoolFuture(Future[R]):
         super().__init__()
         self._callbacks = callbacks
 
+    def settle(self, error: BaseException | None, value: Any, admitted: bool) -> None:
+        """Take the end of the call, unless this was cancelled meanwhile.
+
+        Args:
+            error: what the task raised.
+            value: what it returned.
+            admitted: whether the task has been on its way, so that this could not be cancelled any more.
+        """
+        if self.cancelled():
+            if not admitted:
+                self.set_running_or_notify_cancel()  # who waits for it must hear that it is cancelled
+            return
+        # One that never was on its way, because the pool was terminated first, is still pending.
+        if not self.running() and not self.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(value)
+
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
         """Have ``fn(future)`` called when it is done; at once, in this thread, if it is."""
         if self.done():

@@ -31,6 +31,7 @@ from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, Unorde
 from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
+    from pools_core.callbacks import PoolFuture
     from pools_core.progress import Progress
     from pools_core.pump import Pump
     from pools_core.sessions import Claim
@@ -97,12 +98,12 @@ class Flow:
     """Whether it counts as ready: it is over, and its callback has been called."""
     error: BaseException | None = None
     value: Any = None
-    on_end: Callable[[], None] | None = None
-    """Called once when the flow has ended, by whichever thread ended it; must not block."""
+    future: PoolFuture[Any] | None = None
+    """Is told the end, by whichever thread ends the call."""
+    admitted = False
+    """Whether the future has been asked if the task may go on its way: after that it cannot be cancelled."""
     callback: Callable[[], None] | None = None
     """The user's, called before the result counts as ready."""
-    admit: Callable[[], bool] | None = None
-    """Asked once, under the lock, when the first chunk is about to leave; False gives the call up."""
     claim: Claim | None = None
     """On what workers set up for it."""
     session: Session | None = None
@@ -126,16 +127,15 @@ class Flow:
         call: Call,
         function: Callable[..., Any],
         settings: CallSettings,
-        line: type[deque[Any] | ShortLine] = deque,
     ) -> None:
         self.pump = pump
         self.call = call
         self.function = function
         self.settings = settings
-        self.ready: deque[InFlight] | ShortLine = line()
+        self.ready: deque[InFlight] | ShortLine = deque()
         self.in_flight: dict[int, InFlight] = {}
-        self.inbox: deque[tuple[InFlight, OfAChunk]] | ShortLine = line()
-        self._again: deque[tuple[int, Sequence[Any]]] | ShortLine = line()
+        self.inbox: deque[tuple[InFlight, OfAChunk]] | ShortLine = deque()
+        self._again: deque[tuple[int, Sequence[Any]]] | ShortLine = deque()
 
     # --- under the pump's lock -------------------------------------------------------------------
 
@@ -323,6 +323,8 @@ class TaskFlow(Flow):
     """Whether it stands in the pump's line of single tasks."""
     packed: Packed | None = None
     """The item, once it is packed; the same bytes when it goes again."""
+    ready: deque[InFlight] | ShortLine = ShortLine()  # of all of them: nothing is ever put there
+    _again: deque[tuple[int, Sequence[Any]]] | ShortLine = ShortLine()
     _complete = False
     _to_send = True
 
@@ -335,7 +337,13 @@ class TaskFlow(Flow):
         item: Any,
         index: int = 0,
     ) -> None:
-        super().__init__(pump, call, function, settings, ShortLine)
+        # Not what all calls have in common: here most of that is never needed.
+        self.pump = pump
+        self.call = call
+        self.function = function
+        self.settings = settings
+        self.in_flight = {}
+        self.inbox = ShortLine()
         self._item = item
         self._index = index
 

@@ -260,10 +260,9 @@ class Pool:
             PoolClosedError: the pool takes no more work.
             SerializationError: the function or an argument cannot be pickled.
         """
-        future: Future[R] = PoolFuture(self._pump.callbacks)
+        future: PoolFuture[R] = PoolFuture(self._pump.callbacks)
         flow = self._single(func, args, kwargs, DEFAULTS)
-        flow.admit = future.set_running_or_notify_cancel
-        flow.on_end = lambda: _settle(future, flow)
+        flow.future = future
         self._launch(flow)
         return future
 
@@ -601,21 +600,6 @@ def _telling(callback: Callable[[Any], object]) -> Sink:
     from pools_core.adapters.telling import TellingSink
 
     return TellingSink(callback)
-
-
-def _settle(future: Future[Any], flow: Flow) -> None:
-    """Hand the end of a call to its future, unless that was cancelled meanwhile."""
-    if future.cancelled():
-        if flow.admit is not None:
-            flow.admit()  # terminated before its turn came: who waits for it must hear that it is cancelled
-        return
-    # One that never was on its way, because the pool was terminated first, is still pending.
-    if not future.running() and not future.set_running_or_notify_cancel():
-        return
-    if flow.error is not None:
-        future.set_exception(flow.error)
-    else:
-        future.set_result(flow.value)
 
 
 def _call_back(

@@ -409,10 +409,8 @@ class Pump:
             self._dispatch()
         if flow.progress is not None:
             flow.progress.close(error)
-        if flow.on_end is not None:
-            # It refers to the flow: taken away, both go as soon as nobody needs them.
-            on_end, flow.on_end = flow.on_end, None
-            on_end()
+        if flow.future is not None:
+            flow.future.settle(error, flow.value, flow.admitted)
         if flow.callback is not None:
             self.callbacks.call(self._call_back, flow)
         if self.hooks is not None:
@@ -455,9 +453,9 @@ class Pump:
                 if out is not None:
                     flow.in_flight[out.chunk.id] = out
                     self._owners[out.chunk.id] = flow
-                    if flow.admit is not None:
-                        admit, flow.admit = flow.admit, None
-                        if not admit():
+                    if flow.future is not None and not flow.admitted:
+                        flow.admitted = True
+                        if not flow.future.set_running_or_notify_cancel():
                             self.abort(flow, CancelledError(), kill=False)
                             continue
                     self.engine.submit(out.chunk)

@@ -105,6 +105,7 @@ class MulticoreEngine(Engine):
         self._endings = Endings()
         self._log = LogLevelsSent()
         self._arena = Arena()
+        self._threads = settings.threads_per_worker()
         self._timed = 0
         self._waiting = False
         self._roused = False
@@ -274,6 +275,10 @@ class MulticoreEngine(Engine):
             for worker in self._workers.values():
                 worker.outbox.put(Kind.STOP, [])
                 self._flush(worker)
+            if all(
+                worker.process is not None and worker.process.is_child for worker in self._workers.values()
+            ):
+                self._starter.end()  # it ends while they do
         if wait:
             while self._workers:  # nobody else waits on this engine any more
                 self.wait(None)
@@ -417,7 +422,7 @@ class MulticoreEngine(Engine):
                 blas.prepare_parent()
             self._starter.ready()
             worker = WorkerHandle(
-                slot, f"pools worker {number}", self._settings, self._arena, self._log.levels
+                slot, f"pools worker {number}", self._settings, self._arena, self._threads, self._log.levels
             )
             try:
                 worker.start(self._starter)

@@ -125,6 +125,12 @@ class ForkServer:
         with contextlib.suppress(OSError):
             self._control.send(_MESSAGE.pack(b"f", pid), socket.MSG_DONTWAIT)
 
+    def end(self) -> None:
+        """Have the server end; ``close`` waits for it."""
+        if self.alive:
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the server."""
         if self.alive:

@@ -48,9 +48,16 @@ class WorkerHandle:
     """What the engine knows of one worker."""
 
     def __init__(
-        self, number: int, name: str, settings: MulticoreSettings, arena: Arena, levels: Any
+        self,
+        number: int,
+        name: str,
+        settings: MulticoreSettings,
+        arena: Arena,
+        threads: tuple[int, bool] | None,
+        levels: Any,
     ) -> None:
         self.number = number
+        self._threads = threads
         self._levels = levels
         self.label = name
         self._settings = settings
@@ -103,7 +110,7 @@ class WorkerHandle:
             "daemon": settings.daemon,
             "cpus": None if settings.cpu_ids is None else settings.cpu_ids[self.number],
             "max_memory": settings.max_worker_memory,
-            "threads": settings.threads_per_worker(),
+            "threads": self._threads,
             "levels": self._levels,
             **starter.config(),
         }

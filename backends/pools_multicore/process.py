@@ -34,6 +34,9 @@ TEMPLATE_AFTER: Final = 0.02
 class Process(abc.ABC):
     """A worker process, as its parent sees it."""
 
+    is_child = False
+    """Whether this process itself waits for it, and not a fork server."""
+
     def __init__(self, pid: int, inherits: frozenset[int] = frozenset()) -> None:
         self.pid = pid
         self.inherits = inherits
@@ -70,6 +73,8 @@ class Process(abc.ABC):
 
 class _Child(Process):
     """A child of this process."""
+
+    is_child = True
 
     def reap(self) -> int | None:
         """Return the exit code; blocks until the process has ended."""
@@ -177,6 +182,11 @@ class Starter:
     @staticmethod
     def _alone() -> bool:
         return threading.active_count() == 1
+
+    def end(self) -> None:
+        """Have the template end, without waiting for it; it has no workers of its own left."""
+        if self._template is not None:
+            self._template.end()
 
     def close(self) -> None:
         """End the template; its children live on."""

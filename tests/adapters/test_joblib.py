@@ -139,16 +139,19 @@ class TestWorkers:
 
     def test_of_a_live_pool_no_more_are_used_than_n_jobs(self):
         """Other users of the pool have the rest."""
-        with MakePool("multicore", n_jobs=4) as pool, Gate() as gate:
-            with parallel_config("pools", pool=pool, n_jobs=2):
-                results = Parallel(batch_size=1, return_as="generator")(
-                    delayed(at_once)(gate.address) for _ in range(8)
-                )
-                gate.wait_for(2)
-                assert pool.map(tasks.square, range(10), task_timeout=30) == [n * n for n in range(10)]
-                assert len(gate.arrived) == 2
-                gate.open()
-                assert list(results) == [""] * 8
+        with (
+            MakePool("multicore", n_jobs=4) as pool,
+            Gate() as gate,
+            parallel_config("pools", pool=pool, n_jobs=2),
+        ):
+            results = Parallel(batch_size=1, return_as="generator")(
+                delayed(at_once)(gate.address) for _ in range(8)
+            )
+            gate.wait_for(2)
+            assert pool.map(tasks.square, range(10), task_timeout=30) == [n * n for n in range(10)]
+            assert len(gate.arrived) == 2
+            gate.open()
+            assert list(results) == [""] * 8
 
     def test_a_pool_of_its_own_is_as_large_as_n_jobs_and_ends_with_the_block(self):
         """And serves one call after the other."""
