@@ -65,7 +65,12 @@ class Schedule:
 
     def room(self) -> int:
         """How many more chunks can be placed to advantage."""
-        return self.size * self.depth - self._out
+        depth = self.depth
+        if self._bound:
+            # What waits for a slow worker must not keep from the others what is theirs.
+            taken = sum(min(depth, len(line)) for line in self._lines.values())
+            return self.size * depth - taken
+        return self.size * depth - self._out
 
     def place(self, grow: bool = True) -> Place:
         """Decide where the next chunk goes.

@@ -258,3 +258,19 @@ def test_the_books_are_right_whatever_happens(size, steps):
             assert max(lengths) <= 1 or min(lengths) >= 1
         assert schedule.room() == size - sum(map(len, lines.values()))
         assert schedule.workers == len(lines) <= size
+
+
+def test_chunks_of_a_slow_worker_do_not_keep_others_from_theirs():
+    """With order_tasks the next chunk may be for an idle worker, however many wait at a busy one."""
+    schedule = Schedule(2)
+    for worker in range(2):
+        schedule.add_worker(worker)
+    schedule.gave(0, 1, bound=True)
+    schedule.gave(1, 2, bound=True)
+    assert schedule.room() == 0
+    schedule.ended(1, 2, 10.0)
+    schedule.gave(0, 3, bound=True)
+
+    assert schedule.room() == 1
+    assert schedule.place_at(1).worker == 1
+    assert not schedule.place_at(1).behind
