@@ -11,7 +11,7 @@ from typing import Any
 from pools_core.calls import Convention, FailedTask
 from pools_core.failures import describe, rebuild, shown
 
-__all__ = ["Ran", "run_chunk"]
+__all__ = ["ChunkOf", "Ran"]
 
 
 @dataclass
@@ -35,14 +35,26 @@ class Ran:
             raise rebuild(self.failed, start + done)
 
 
-def run_chunk(func: Callable[..., Any], calls: Sequence[tuple[Any, ...]], same_process: bool) -> Ran:
-    """Call a function with each of some tuples of arguments; runs in a worker.
+class ChunkOf:
+    """A function that calls another one several times; it travels as that one does.
 
     Args:
         func: the function.
-        calls: the arguments.
         same_process: the caller has the same memory, so that exceptions need not be pickled.
     """
+
+    def __init__(self, func: Callable[..., Any], same_process: bool) -> None:
+        self._func = func
+        self._same_process = same_process
+        # A worker that does not know the function is sent what it uses of this module.
+        self.__module__ = getattr(func, "__module__", None) or type(func).__module__
+
+    def __call__(self, calls: Sequence[tuple[Any, ...]]) -> Ran:
+        """Call it with each of some tuples of arguments, up to the first failure; runs in a worker."""
+        return _run(self._func, calls, self._same_process)
+
+
+def _run(func: Callable[..., Any], calls: Sequence[tuple[Any, ...]], same_process: bool) -> Ran:
     values: list[Any] = []
     for args in calls:
         try:

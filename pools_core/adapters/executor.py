@@ -11,7 +11,7 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from pools_core.adapters.chunks import Ran, run_chunk
+from pools_core.adapters.chunks import ChunkOf, Ran
 
 if TYPE_CHECKING:
     from pools_core.pool import Pool
@@ -114,10 +114,10 @@ class PoolExecutor(Executor):
             self._pool._pump.callbacks.drain(None)  # noqa: SLF001  the same house
 
     def _chunks(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], size: int) -> Iterator[Job]:
-        same_process = self._pool._pump.engine.same_process  # noqa: SLF001  the same house
+        chunk_of = ChunkOf(fn, self._pool._pump.engine.same_process)  # noqa: SLF001  the same house
         iterator = iter(calls)
         while chunk := list(islice(iterator, size)):
-            yield run_chunk, (fn, chunk, same_process)
+            yield chunk_of, (chunk,)
 
 
 def _results(

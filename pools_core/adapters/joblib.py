@@ -11,6 +11,9 @@ Importing this module needs joblib.
 
 from __future__ import annotations
 
+import pickle
+import sys
+import sysconfig
 import threading
 import weakref
 from collections import deque
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, register_parallel_backend
 
+from pools_core.errors import SerializationError
 from pools_core.pool import Pool
 
 if TYPE_CHECKING:
@@ -29,6 +33,15 @@ __all__ = ["PoolsBackend", "register"]
 
 JOBLIBS_OWN: Final = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
 """Options with which joblib configures every backend; they are about processes that it makes itself."""
+
+OPENING_ERRORS: Final = (AttributeError, ImportError, SerializationError)
+NOT_OPENED: Final = "not opened"
+"""What an error's note has instead of a task's arguments, where they could not be unpickled."""
+
+_registering: Final = threading.Lock()  # cloudpickle keeps one list for the process
+
+LIBRARIES: Final = tuple({sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")})
+"""Where modules lie that workers elsewhere have, too."""
 
 
 class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib ships no types
@@ -81,6 +94,7 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._lock = threading.RLock()
         self._running: set[_Job] = set()
         self._waiting: deque[_Job] = deque()
+        self._with_code = False
         self.parallel: Any = None
 
     # --- what joblib asks ------------------------------------------------------------------------------
@@ -187,6 +201,8 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
 
     def _use_pool(self, n_jobs: int) -> Pool:
         """Return the pool to use; make it if need be."""
+        from pools_core.registry import MakePool
+
         if self._live is not None:
             return self._live
         wanted = n_jobs if n_jobs > 0 else None
@@ -198,7 +214,7 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
                 self.close()
                 own = None
             if own is None:
-                self._own = own = self._make(wanted)
+                self._own = own = MakePool(self._name, self._config, **self._pool_options(wanted))
                 self._own_for = wanted
             return own
 
@@ -212,15 +228,14 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         """Whether a pool can be made with as many workers as joblib wants."""
         return not {"n_jobs", "processes"} & self._options.keys() and "n_jobs" in self._capabilities()
 
-    def _make(self, wanted: int | None) -> Pool:
-        from pools_core.registry import MakePool
-
+    def _pool_options(self, wanted: int | None) -> dict[str, Any]:
+        """Return the options of the pool to make, for as many workers as joblib wants."""
         options = dict(self._options)
         if wanted is not None and self._chooses():
             options["n_jobs"] = wanted
         if self.inner_max_num_threads is not None:
             options.setdefault("blas_threads", self.inner_max_num_threads)
-        return MakePool(self._name, self._config, **options)
+        return options
 
     def _reconfigure(
         self, pool: Pool | str | None = None, config: ConfigSource = None, **options: Any
@@ -247,12 +262,15 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
                 if self._limit < pool.size and len(self._running) >= self._limit:
                     return
                 job = self._waiting.popleft()
+                if job.is_aborted(without_call=False):
+                    continue  # submitted while joblib gave the call up
                 self._running.add(job)
-            job.start(pool, self._ended)
+            job.start(pool, self._job_ended, self._with_code)
 
-    def _ended(self, job: _Job) -> None:
+    def _job_ended(self, job: _Job) -> None:
         with self._lock:
             self._running.discard(job)
+            self._with_code = self._with_code or job.with_code
         self._start_waiting()
 
 
@@ -267,37 +285,64 @@ class _Job:
     def __init__(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None) -> None:
         self._func: Callable[[], Any] | None = func
         self._callback = callback
+        self._pool: Pool | None = None
+        self._ended: Callable[[_Job], object] | None = None
         self._result: AsyncResult[Any] | None = None
         self._cancelled = False
+        self.with_code = False
+        """Whether it took what it needs of the caller's script along."""
 
-    def start(self, pool: Pool, ended: Callable[[_Job], object]) -> None:
+    def start(self, pool: Pool, ended: Callable[[_Job], object], with_code: bool) -> None:
         """Send it to the pool."""
-
-        def end(outcome: Any) -> None:
-            ended(self)
-            callback, self._callback = self._callback, None
-            if callback is not None and not self._cancelled:
-                callback(outcome)
-
-        func, self._func = self._func, None
-        try:
-            # Whatever the batch is, the function is one that workers know.
-            self._result = pool.apply_async(_run, (func,), callback=end, error_callback=end)
-        except Exception as error:  # it cannot be sent; joblib raises it from where it waits
-            end(error)
+        self._pool, self._ended, self.with_code = pool, ended, with_code
+        self._send()
         if self._cancelled:
             self.cancel()
 
-    def is_aborted(self) -> bool:
-        """Whether it belongs to a call that joblib has given up."""
+    def _send(self) -> None:
+        pool, func = self._pool, self._func
+        if pool is None or func is None:
+            return  # cancelled meanwhile
+        try:
+            # Whatever the batch is, the function is one that workers know.
+            run: Callable[..., Any] = _run_pickled if self.with_code else _run
+            batch = _pickled_with_code(func) if self.with_code else func
+            self._result = pool.apply_async(run, (batch,), callback=self._end, error_callback=self._end)
+        except Exception as error:  # it cannot be sent; joblib raises it from where it waits
+            self._end(error)
+
+    def is_aborted(self, without_call: bool = True) -> bool:
+        """Whether it belongs to a call that joblib has given up.
+
+        Args:
+            without_call: the answer for one that belongs to no call.
+        """
         parallel = getattr(self._callback, "parallel", None)
-        return bool(getattr(parallel, "_aborting", True))
+        return bool(getattr(parallel, "_aborting", without_call))
 
     def cancel(self) -> None:
         """Stop it; its callback is not called any more."""
         self._cancelled = True
-        if self._result is not None:
-            self._result.cancel()
+        result = self._result
+        self._let_go()
+        if result is not None:
+            result.cancel()
+
+    def _let_go(self) -> None:
+        # The pool may hold on to this for a while, and must not hold on to joblib, nor to itself, by it.
+        self._callback = self._ended = self._func = self._pool = None
+
+    def _end(self, outcome: Any) -> None:
+        if not self.with_code and _was_not_opened(outcome):
+            self.with_code = True
+            self._send()
+            return
+        ended, callback = self._ended, self._callback
+        self._let_go()
+        if ended is not None:
+            ended(self)
+        if callback is not None:
+            callback(outcome)
 
     def get(self, timeout: float | None = None) -> Any:
         """Return the result, waiting for it if need be."""
@@ -307,6 +352,39 @@ class _Job:
 
 def _run(batch: Callable[[], Any]) -> Any:
     return batch()
+
+
+def _run_pickled(batch: bytes) -> Any:
+    return pickle.loads(batch)()
+
+
+def _was_not_opened(outcome: Any) -> bool:
+    """Whether a worker elsewhere does not know what the caller's script defines."""
+    notes = getattr(outcome, "__notes__", ()) if isinstance(outcome, OPENING_ERRORS) else ()
+    return any(f" with {NOT_OPENED} in " in str(note) for note in notes)
+
+
+def _pickled_with_code(batch: Any) -> bytes:
+    """Pickle a batch with the code of the functions in it, unless they are of an installed library."""
+    import cloudpickle
+
+    names = {str(getattr(task[0], "__module__", "")) for task in getattr(batch, "items", ())}
+    with _registering:
+        known = cloudpickle.list_registry_pickle_by_value()
+        modules = [sys.modules[name] for name in names if _is_the_users(name) and name not in known]
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            return bytes(cloudpickle.dumps(batch))
+        finally:
+            for module in modules:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_the_users(name: str) -> bool:
+    """Whether a module is of the program rather than of a library; cloudpickle knows what ``__main__`` is."""
+    path = getattr(sys.modules.get(name), "__file__", None)
+    return name != "__main__" and path is not None and not path.startswith(LIBRARIES)
 
 
 def _remade(

@@ -25,6 +25,7 @@ USES: Final = frozenset(
         "apply",
         "apply_async",
         "configure",
+        "detach_engine",
         "executor",
         "get_exit_results",
         "imap",

@@ -184,9 +184,8 @@ class TestWorkers:
 
     def test_threads_of_numerical_libraries(self):
         """joblib's option for them becomes the pool's."""
-        with parallel_config("pools", pool="multicore", n_jobs=2, inner_max_num_threads=1):
-            found = Parallel()(delayed(os.environ.get)("OMP_NUM_THREADS") for _ in range(4))
-        assert found == ["1"] * 4
+        with parallel_config("pools", pool="multicore", n_jobs=2, inner_max_num_threads=3) as active:
+            assert active["backend"]._pool_options(2) == {"n_jobs": 2, "blas_threads": 3}
 
     def test_a_live_pool_takes_no_options(self, processes):
         """It has them already."""
@@ -278,9 +277,11 @@ def own_cases():
             yield pytest.param(name, case, id="-".join([name, *map(str, case.values())]))
 
 
-@pytest.mark.parametrize(("name", "options"), own_cases())
-def test_joblibs_own_tests_of_backends(name, options, monkeypatch, capsys):
-    """With the backend's name where it has ``"loky"``."""
+@pytest.mark.parametrize(("name", "options"), list(own_cases()))
+def test_joblibs_own_tests_of_backends(name, options, monkeypatch, pytestconfig):
+    """With our backend's name."""
+    for mark in ("thread_unsafe", "no_cover"):
+        pytestconfig.addinivalue_line("markers", f"{mark}: joblib's own")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = pytest.importorskip("joblib.test.test_parallel", reason="joblib came without its tests")

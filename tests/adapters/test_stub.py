@@ -110,4 +110,4 @@ class TestPickled:
             known = {name for name in dir(pool) if not name.startswith("_")}
         unanswered = {name for name in known if not hasattr(stub, name)}
 
-        assert unanswered == {"capabilities", "detach_engine", "enabled", "rank"}
+        assert unanswered == {"capabilities", "enabled", "rank"}
