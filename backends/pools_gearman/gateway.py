@@ -97,6 +97,7 @@ class Gateway:
         self.busy.discard(chunk.id)
         if not self.engine.inline and self._line.pop(chunk.id, None) is None:
             self.engine.cancel(chunk, kill)
+            self._loop.call_soon(self._fill)  # not at once: others of the line may be cancelled as well
 
     def drop(self, chunk: Chunk) -> None:
         """Forget a chunk: the engine cannot run anything."""
@@ -144,9 +145,8 @@ class Gateway:
 
     def _wait(self) -> None:
         while not self._stopping:
-            events = self.engine.wait(None)
-            if events:
-                self._tell(events)
+            # Told also of nothing: the end of a chunk that was cancelled makes room, and is not said.
+            self._tell(self.engine.wait(None))
 
     def _run_inline(self) -> None:
         while (work := self._queue.get()) is not None and not self._stopping:
@@ -177,6 +177,10 @@ class Gateway:
                 self._seconds = MEMORY * past + (1 - MEMORY) * event.seconds
             if isinstance(event, OF_A_CHUNK) and not (isinstance(event, Outcomes) and not event.last):
                 self.busy.discard(event.chunk)
-        while self._line and self.engine.room() > 0:
-            self._give(self._line.popitem(last=False)[1])
+        self._fill()
         self._take(self, events)
+
+    def _fill(self) -> None:
+        """Give the engine what waits in line, as it has room."""
+        while self._line and not self._stopping and self.engine.room() > 0:
+            self._give(self._line.popitem(last=False)[1])

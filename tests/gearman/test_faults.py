@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -251,3 +252,16 @@ def _workers(cluster):
     for node in cluster.nodes:
         found += [child for child in node.process.children(recursive=True) if child.status() == "sleeping"]
     return found
+
+
+def test_work_that_is_given_up_makes_room(cluster):
+    """What was in line behind it runs, although nothing is said of what was cancelled."""
+    for pool_name in ("multicore", "threads"):
+        node = cluster.start_node("--pool", pool_name)
+        with cluster.pool() as pool:
+            for _ in range(30):
+                results = pool.imap(tasks.square, itertools.count())
+                assert [next(results) for _ in range(20)] == [n * n for n in range(20)]
+                del results
+                assert pool.map(tasks.square, [1, 2]) == [1, 4]
+        node.end(signal.SIGTERM)
