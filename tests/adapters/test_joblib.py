@@ -280,7 +280,7 @@ def own_cases():
 @pytest.mark.parametrize(("name", "options"), list(own_cases()))
 def test_joblibs_own_tests_of_backends(name, options, monkeypatch, pytestconfig):
     """With our backend's name."""
-    for mark in ("thread_unsafe", "no_cover"):
+    for mark in ("thread_unsafe", "no_cover", "timeout"):
         pytestconfig.addinivalue_line("markers", f"{mark}: joblib's own")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
