@@ -10,9 +10,9 @@ from pools_core.testing.waiting import deadline
 SECONDS = 90
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _helpers_that_live_on():
-    """Begin what lives as long as this process, and so is left by no test."""
+    """Begin what lives longer than a test; whoever was here before may have ended it."""
     for method in ("fork", "forkserver"):
         with MakePool("multicore", n_jobs=1, start_method=method) as pool:
             pool.map(abs, [1])
