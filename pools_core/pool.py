@@ -402,7 +402,9 @@ class Pool:
         if self._finalizer.detach() is not None and self._hooks is not None:
             self._hooks.pools_pool_closed(pool_id=self._id)
         self._joined = True
-        if failure is not None:
+        if (
+            failure is not None and not self._pump.terminated
+        ):  # else it may be our own doing, from another thread
             raise failure
         return True
 
