@@ -6,8 +6,8 @@ tasks gather for up to that millisecond; should a slow task then follow, the ``F
 it runs.
 
 The *board* tells whoever shares it which task is running, so that a death can be laid at its door.  One by
-one, that is a write per task.  Tasks that have proved to take some microseconds go in *runs*, at the speed
-of ``map``; then the board says from which task on to which, and a run is short, or is cut short: no longer
+one, that is a write per task.  Tasks that have proved to take some microseconds go in *runs*, with nothing
+between them; then the board says from which task on to which, and a run is short, or is cut short: no longer
 than about a millisecond, after which the ``Flusher`` ends it behind the task that it is in.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
@@ -225,55 +224,50 @@ class ChunkRun:
     # --- runs ---------------------------------------------------------------------------------------
 
     def _in_a_run(self, start: int, end: int) -> bool:
-        """Run tasks at the speed of ``map``; return False if one failed, which was the last one to run."""
-        values = self._values
+        """Run tasks with nothing between them; return False if one failed, which was the last one to run."""
+        function, append = self._function, self._values.append
         run = list(self._items[start:end])
         with self._lock:
             self._run, self._run_start = run, start
             self._board[OFFSET] = start | len(run) << SPAN_SHIFT
-        failure: BaseException | None = None
+        failed = None
+        item = None
         try:
             if self._chunk.call.convention is Convention.ONE:
-                values.extend(map(self._function, run))
+                for item in run:
+                    append(function(item))
             else:
-                values.extend(starmap(self._function, run))
-            at = len(values) - start
-            if at < len(run):
-                # Nothing else ends it early: a StopIteration that a task raised ended the iteration.
-                failure = StopIteration()
+                for item in run:
+                    append(function(*item))
         except BaseException as error:
             if not self._packs and _is_ctrl_c(error):
                 raise
-            at = len(values) - start
-            failure = error
+            failed = self._describe(error, len(self._values), item)
         with self._lock:
+            if failed is not None:
+                self._failures.append(failed)
+                append(None)
+            if self._packs:
+                self._pack_run(start)
+            # Only now: as long as there is a run, the flusher looks whether its results are plain.
             self._run = None
-            if failure is not None:
-                self._failures.append(self._describe(failure, start + at, run[at]))
-                values.append(None)
-            self._board[OFFSET] = len(values)
-        if self._packs:
-            self._pack_run(start)
-        return failure is None
+            self._board[OFFSET] = len(self._values)
+        return failed is None
 
     def _pack_run(self, start: int) -> None:
-        """Pack what a run brought that is not plain."""
+        """Pack what a run brought that is not plain.  Under the lock."""
         values = self._values
-        fresh = values[start:] if start else values
-        if set(map(type, fresh)) <= PLAIN:
+        if set(map(type, values[start:])) <= PLAIN:
             return
-        with self._lock:
-            self._plain = False
-            for offset in range(max(start, self._sent), len(values)):
-                if type(values[offset]) in PLAIN:
-                    continue
+        self._plain = False
+        for offset in range(max(start, self._sent), len(values)):
+            if type(values[offset]) not in PLAIN:
                 try:
                     values[offset] = self._packed(values[offset], offset)
-                except BaseException as error:
-                    failed = self._describe(error, offset, self._items[offset])
-                    self._failures.append(failed)
+                except BaseException as error:  # as in ``_one_by_one``
+                    self._failures.append(self._describe(error, offset, self._items[offset]))
                     values[offset] = None
-            self._failures.sort(key=_offset)
+        self._failures.sort(key=_offset)
 
     def cut(self) -> None:
         """End the run that is under way behind its running task, and send what can leave.  By the flusher."""

@@ -12,6 +12,7 @@ the seam between the two.
 
 from __future__ import annotations
 
+import abc
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +77,7 @@ class ShortLine(list[Any]):
             self.insert(0, value)
 
 
-class Flow:
+class Flow(abc.ABC):
     """What all calls have in common."""
 
     # Of the class as long as nothing else is said: a burst of single tasks makes thousands of these.
@@ -181,9 +182,9 @@ class Flow:
         """Whether nothing more will be sent or taken in; another thread may have seen to that."""
         return self.finished
 
+    @abc.abstractmethod
     def is_complete(self) -> bool:
         """Whether every task is settled and none will follow."""
-        raise NotImplementedError  # each kind has its own answer
 
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Return the index and the items of the next chunk, or None when there is none to make now."""
@@ -240,11 +241,13 @@ class Flow:
         else:
             self._failed(index, error)
 
+    @abc.abstractmethod
     def _failed(self, index: int, error: BaseException) -> None:
-        raise NotImplementedError  # each kind has its own answer
+        """A task has failed for good."""
 
+    @abc.abstractmethod
     def _put(self, index: int, values: list[Any]) -> None:
-        raise NotImplementedError  # each kind has its own answer
+        """Consecutive tasks have returned these values."""
 
     def _settle(self, out: InFlight, event: Outcomes) -> None:
         start = out.chunk.start + event.first

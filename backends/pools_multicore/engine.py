@@ -213,6 +213,7 @@ class MulticoreEngine(Engine):
                     self._attend(key, mask)
                 if self._timed:
                     self._enforce_limits()
+                self._send_deferred()  # whoever left it woke this thread for it, which may not come again
                 events, self._events = self._events, []
             self._touching = False
             return events
@@ -359,6 +360,9 @@ class MulticoreEngine(Engine):
             victim, place = theft
             if not self._steal(self._workers[victim], place):
                 break
+        self._send_deferred()
+
+    def _send_deferred(self) -> None:
         while self._deferred:
             worker = self._deferred.pop()
             if worker.number in self._workers:

@@ -41,6 +41,7 @@ class ContractBase:
         Args:
             options: to be passed on to the backend's ``MakePool``.
         """
+        # Not an abstract method: pytest makes the class itself, and would only say that it cannot.
         raise NotImplementedError("subclasses of PoolContract supply make_pool()")
 
     @pytest.fixture(autouse=True)

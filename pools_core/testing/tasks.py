@@ -90,7 +90,7 @@ def work(job: Job) -> int:
     if job.gate is not None:
         pass_gate(job.gate, str(job.index))
     if job.seconds:
-        time.sleep(job.seconds)
+        time.sleep(job.seconds)  # a task that takes its time; no test waits for it by the clock
     way = job.deed
     if way.startswith("first:"):
         assert job.log is not None, "a job that fails only the first time counts in its log"
@@ -167,7 +167,7 @@ def echo(*args: Any, **kwds: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def nap(seconds: float) -> float:
     """Take that long."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # as above
     return seconds
 
 
@@ -450,7 +450,8 @@ def die_while_answering(nbytes: int) -> bytes:
     """Return something huge, with a thread at work that kills the process while it is on its way."""
 
     def soon() -> None:
-        time.sleep(0.005)  # about the time in which the first part has left
+        # About the time in which the first part has left; wherever it strikes, the test's answer is one.
+        time.sleep(0.005)
         go_wrong("SIGKILL")
 
     threading.Thread(target=soon, daemon=True).start()
@@ -459,6 +460,7 @@ def die_while_answering(nbytes: int) -> bytes:
 
 def start_child_and_hang(log: str) -> NoReturn:
     """Start a process of one's own, leave its id in the log, and never return."""
+    # It never ends by itself: the test is that it is ended.
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(handle, f"child {child.pid}\n".encode())

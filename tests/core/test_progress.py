@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pools_core import progress
+from pools_core import progress, progress_locks, progress_options, progress_rich
 from pools_core.progress import Progress, ProgressEvent, ProgressSettings, open_progress, read_progress
 
 tqdm_std = pytest.importorskip("tqdm.std")
@@ -163,7 +163,7 @@ class TestChecks:
         import inspect
 
         known = set(inspect.signature(tqdm_std.tqdm.__init__).parameters)
-        checked = set(progress.KINDS) | set(progress.OVERRIDDEN) | {"file", "postfix"}
+        checked = set(progress_options.KINDS) | set(progress_options.OVERRIDDEN) | {"file", "postfix"}
         assert known - {"self", "iterable", "kwargs"} == checked
 
     @pytest.mark.parametrize("style", ["std", "rich", "notebook", print])
@@ -358,7 +358,7 @@ class TestCounting:
             bar.update(1)
 
     def test_a_display_that_does_not_open_is_logged(self, terminal, caplog, monkeypatch, start):
-        monkeypatch.setattr(progress, "_tqdm_bar", lambda *_: 1 / 0)
+        monkeypatch.setattr(progress, "tqdm_display", lambda *_: 1 / 0)
         bar = start("std")
         bar.update(1)
         bar.close()
@@ -736,10 +736,10 @@ class TestRich:
     def test_the_cursor_is_given_back_and_the_stream_let_go(self, terminal, start):
         first, second = start("rich"), start("rich")
         first.close()
-        assert not terminal.getvalue().rstrip().endswith("\x1b[?25h") and progress._tables
+        assert not terminal.getvalue().rstrip().endswith("\x1b[?25h") and progress_rich._tables
         second.close()
         assert "\x1b[?25h" in terminal.getvalue().rpartition("\x1b[?25l")[2]
-        assert not progress._tables
+        assert not progress_rich._tables
 
 
 class TestNotebook:
@@ -828,11 +828,11 @@ class TestTouchesNothing:
     @pytest.fixture
     def new_lock(self):
         """Whether tqdm's lock was given up is remembered; a test that makes it so shall not tell others."""
-        before = progress._tqdm_locks.pop(os.getpid(), None)
+        before = progress_locks._tqdm_locks.pop(os.getpid(), None)
         yield
-        progress._tqdm_locks.pop(os.getpid(), None)
+        progress_locks._tqdm_locks.pop(os.getpid(), None)
         if before:
-            progress._tqdm_locks[os.getpid()] = before
+            progress_locks._tqdm_locks[os.getpid()] = before
 
     def test_a_users_bar_interrupted_while_it_drew_hangs_nobody(self, terminal, new_lock, start, monkeypatch):
         """tqdm leaves its lock for threads locked then.  We wait once, not for each time we draw."""
@@ -843,9 +843,9 @@ class TestTouchesNothing:
                 waits.append(timeout)
                 return False
 
-        monkeypatch.setattr(progress._tqdm_lock(), "_tqdms", HeldForEver())
+        monkeypatch.setattr(progress_locks.tqdm_lock(), "_tqdms", HeldForEver())
         start("std").close()
-        assert waits == [progress.PATIENCE]
+        assert waits == [progress_locks.PATIENCE]
         assert "0/100" in terminal.getvalue()
 
     def test_our_bars_and_users_bars_take_turns(self, terminal, start):
@@ -877,8 +877,10 @@ class TestTouchesNothing:
         free = []
 
         def try_it():
-            free.append(progress._tqdm_lock().acquire(timeout=1) and not progress._tqdm_lock()._given_up)
-            progress._tqdm_lock().release()
+            free.append(
+                progress_locks.tqdm_lock().acquire(timeout=1) and not progress_locks.tqdm_lock()._given_up
+            )
+            progress_locks.tqdm_lock().release()
 
         other = threading.Thread(target=try_it)
         other.start()
@@ -891,7 +893,7 @@ class TestTouchesNothing:
         """Even when another thread held the locks at the fork; and the parent's bar it just forgets."""
         printed = run(f"""
             import gc, io, os, sys, threading
-            from pools_core import progress
+            from pools_core import progress_locks
             from pools_core.progress import open_progress, read_progress
             sys.stderr = type("Terminal", (io.StringIO,), {{"isatty": lambda self: True}})()
             os.environ["TERM"] = "xterm"
@@ -900,7 +902,7 @@ class TestTouchesNothing:
             held, free = threading.Event(), threading.Event()
 
             def hold():
-                with progress._tqdm_lock(), progress._own_lock():
+                with progress_locks.tqdm_lock(), progress_locks.own_lock():
                     held.set()
                     free.wait()
 

@@ -1,0 +1,192 @@
+"""Runs of very short tasks: nobody may notice them, but by the clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed
+from pools_core.chunkrun import ChunkRun, Flusher, Pass
+from pools_core.failures import rebuild
+from pools_core.payload import pack_batch, unpack, unpack_batch
+from pools_core.runner import Runner
+from pools_core.seeding import derive, task_seed
+from pools_core.setup import BOARD_SLOTS, running
+
+SIZE = 3_000
+"""Tasks: the first ones prove to be short, so the others go in runs."""
+
+
+class Worker:
+    """A runner whose outcomes are kept."""
+
+    def __init__(self) -> None:
+        self.parts: list[Outcomes] = []
+        self.board: list[int] = [0] * BOARD_SLOTS
+        self.runner = Runner(self.parts.append, "a worker", self.board)
+
+    def run(self, function: Any, items: Any, convention: Convention = Convention.ONE) -> list[Any]:
+        """Run a chunk, and return what came of its tasks, errors among them."""
+        call = Call(1, function, convention, seed=7)
+        self.runner.run(Chunk(1, call, 100, len(items), pack_batch(items, "argument")))
+        found: list[Any] = []
+        for part in self.parts:
+            assert part.first == len(found)
+            opened, sealed = (
+                unpack_batch(part.values) if isinstance(part.values, Packed) else (part.values, False)
+            )
+            found += [unpack(value) for value in opened] if sealed else opened
+            for failed in part.failures:
+                found[failed.offset] = rebuild(failed, failed.offset)
+        assert [part.last for part in self.parts] == [False] * (len(self.parts) - 1) + [True]
+        assert len(found) == len(items)
+        return found
+
+
+@pytest.fixture
+def worker():
+    """A worker whose wire packs."""
+    return Worker()
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Keep of each run from where to where it was to go; all tasks count as short."""
+    found = []
+    whole = ChunkRun._in_a_run
+
+    def noted(self, start, end):
+        found.append((start, end))
+        return whole(self, start, end)
+
+    monkeypatch.setattr(ChunkRun, "_in_a_run", noted)
+    monkeypatch.setattr("pools_core.chunkrun.SHORT", 1.0)
+    return found
+
+
+def test_results_are_those_of_single_tasks(worker, runs):
+    """Each once and in order."""
+    assert worker.run(lambda number: number * 2, range(SIZE)) == [number * 2 for number in range(SIZE)]
+    assert sum(end - start for start, end in runs) > SIZE // 2
+
+
+def test_arguments_are_unpacked_in_runs_too(worker, runs):
+    """As starmap does."""
+    items = [(number, 1) for number in range(SIZE)]
+    assert worker.run(lambda a, b: a - b, items, Convention.STAR) == [n - 1 for n in range(SIZE)]
+    assert runs
+
+
+def test_each_task_of_a_run_has_its_own_stream(worker, runs):
+    """Its index is known though nobody wrote it down."""
+    seeds = worker.run(lambda _: task_seed(), range(SIZE))
+    assert seeds == [derive(7, 100 + offset) for offset in range(SIZE)]
+    assert runs
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), StopIteration(5), SystemExit(3), KeyboardInterrupt("k")]
+)
+def test_a_failure_is_that_of_its_task_alone(worker, runs, error):
+    """As it was raised; a StopIteration ends nothing but its task."""
+    bad = {1000, 1001, 2500}
+
+    def task(number):
+        if number in bad:
+            raise error
+        return number
+
+    found = worker.run(task, range(SIZE))
+    assert {number for number, value in enumerate(found) if isinstance(value, BaseException)} == bad
+    assert all(type(found[number]) is type(error) and found[number].args == error.args for number in bad)
+    assert [value for number, value in enumerate(found) if number not in bad] == sorted(
+        set(range(SIZE)) - bad
+    )
+    assert runs
+
+
+def test_what_is_not_plain_arrives_as_it_is(worker, runs):
+    """Also when a run that began with plain results brings it."""
+    found = worker.run(lambda number: bytearray(b"x") if number % 700 == 699 else number, range(SIZE))
+    assert found == [bytearray(b"x") if number % 700 == 699 else number for number in range(SIZE)]
+    assert all(type(found[number]) is bytearray for number in range(699, SIZE, 700))
+    assert runs
+
+
+def test_a_result_that_cannot_be_pickled_fails_alone(worker, runs):
+    """The others of its run are none the worse for it."""
+    found = worker.run(lambda number: (n for n in ()) if number == 1500 else number, range(SIZE))
+    assert isinstance(found[1500], TypeError)
+    assert [value for number, value in enumerate(found) if number != 1500] == [
+        number for number in range(SIZE) if number != 1500
+    ]
+
+
+def pass_over(worker: Worker, function: Any, values: list[Any]) -> ChunkRun:
+    """Return a pass over a chunk whose results so far can be watched."""
+    items = list(range(SIZE))
+    chunk = Chunk(1, Call(1, function), 0, SIZE, pack_batch(items, "argument"))
+    work = Pass(chunk, function, items, False, values)
+    return ChunkRun(work, worker.parts.append, "a worker", worker.board, None, None, None)
+
+
+def test_a_run_is_cut_behind_the_task_that_is_slow(worker, runs):
+    """What is there leaves, the board names the task, and all others run as well, once."""
+    values: list[Any] = []
+    ran: list[int] = []
+    seen: list[Any] = []
+
+    def task(number):
+        ran.append(number)
+        if number == 1000:
+            worker.board[0] = 1
+            seen.append((running(worker.board).span > 1, running(worker.board).offset <= 1000))
+            whole.cut()  # as the flusher does when a millisecond is over
+            seen.append((running(worker.board).offset, running(worker.board).span))
+            seen.append(sum(part.count for part in worker.parts))
+        return number
+
+    whole = pass_over(worker, task, values)
+    whole.run()
+
+    assert seen == [(True, True), (1000, 1), 1000]
+    assert ran == list(range(SIZE))
+    assert sum(part.count for part in worker.parts) == SIZE
+
+
+def test_results_that_are_not_packed_yet_do_not_leave(worker, runs):
+    """Packing is for the worker's own thread; what came before the run may go."""
+    values: list[Any] = []
+
+    def task(number):
+        if number == 1000:
+            whole.cut()
+        return bytearray(b"y") if number == 990 else number
+
+    whole = pass_over(worker, task, values)
+    whole.run()
+    found: list[Any] = []
+    for part in worker.parts:
+        opened, sealed = unpack_batch(part.values)
+        found += [unpack(value) for value in opened] if sealed else opened
+    assert found == [bytearray(b"y") if number == 990 else number for number in range(SIZE)]
+
+
+def test_long_tasks_go_one_by_one(worker, runs, monkeypatch):
+    """There is nothing to be won, and the board is exact at every moment."""
+    monkeypatch.setattr("pools_core.chunkrun.SHORT", 0.0)
+    worker.run(abs, range(200))
+    assert runs == []
+
+
+def test_with_a_flusher_all_is_the_same():
+    """It comes between the tasks whenever it likes."""
+    flusher = Flusher()
+    worker = Worker()
+    worker.runner.flusher = flusher
+    try:
+        found = worker.run(lambda number: sum(range(number % 50)), range(20_000))
+    finally:
+        flusher.stop()
+    assert found == [sum(range(number % 50)) for number in range(20_000)]
