@@ -1,6 +1,6 @@
 """An OpenTelemetry span for every call of a pool: a plugin in forty lines.
 
-    python examples/opentelemetry_spans.py        # makes a few calls, and prints their spans
+    python examples/opentelemetry_spans.py --backend multicore    # makes two calls, prints their spans
 
 Needs `pip install opentelemetry-sdk`.  A program that traces anyway needs one line more,
 `register(PoolSpans())`; a distribution of your own does it for all programs, with
@@ -8,6 +8,10 @@ Needs `pip install opentelemetry-sdk`.  A program that traces anyway needs one l
     [project.entry-points."pools.plugins"]
     opentelemetry = "your_package:plugin"         # plugin = PoolSpans()
 """
+
+import argparse
+import os
+from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -60,14 +64,21 @@ class PoolSpans:
 
 
 def main() -> None:
-    """Make two calls within a span of our own, and print all three."""
+    """Read the options, make two calls within a span of our own, and print all three."""
+    parser = argparse.ArgumentParser(description="Print the spans of two calls.")
+    parser.add_argument("--backend", help="by name; default: the configured one, or else multicore")
+    parser.add_argument("--config", help="a .ini or .toml file with the backend's options")
+    args = parser.parse_args()
+
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
     trace.set_tracer_provider(provider)
     register(PoolSpans())
-    with trace.get_tracer("program").start_as_current_span("the whole job"), MakePool() as pool:
-        pool.map(abs, range(-100, 100))
-        pool.map(int, ["1", "2", "three"], on_error="return")
+    files = sorted(Path(os.__file__).parent.glob("*.py"))
+    job = trace.get_tracer("program").start_as_current_span("the whole job")
+    with job, MakePool(args.backend, config=args.config) as pool:
+        pool.map(os.path.getsize, files)
+        pool.map(os.path.getsize, [*files, "no such file"], on_error="return")
     provider.shutdown()
 
 

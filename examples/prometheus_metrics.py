@@ -1,6 +1,6 @@
 """Prometheus metrics of every pool of a program: a plugin in forty lines.
 
-    python examples/prometheus_metrics.py         # makes a few calls, then prints the metrics
+    python examples/prometheus_metrics.py --backend multicore     # makes two calls, prints the metrics
 
 Needs `pip install prometheus-client`.  A program that serves metrics anyway needs one line more,
 `register(PoolMetrics())`; a distribution of your own does it for all programs, with
@@ -8,6 +8,10 @@ Needs `pip install prometheus-client`.  A program that serves metrics anyway nee
     [project.entry-points."pools.plugins"]
     prometheus = "your_package:plugin"            # plugin = PoolMetrics()
 """
+
+import argparse
+import os
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -20,13 +24,14 @@ class PoolMetrics:
     """Counts what happens in pools; hooks never run per task, so neither does this."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        where = {"registry": registry}
-        self.pools = Gauge("pools_open", "Pools that are open", ["backend"], **where)
-        self.running = Gauge("pools_calls_running", "Calls that are under way", **where)
-        self.calls = Counter("pools_calls", "Calls that have ended", ["outcome"], **where)
-        self.tasks = Counter("pools_tasks", "Tasks that have ended", ["outcome"], **where)
-        self.chunks = Histogram("pools_chunk_seconds", "Time that workers spent on a chunk", **where)
-        self.deaths = Counter("pools_worker_deaths", "Workers that died", ["exitcode"], **where)
+        self.pools = Gauge("pools_open", "Pools that are open", ["backend"], registry=registry)
+        self.running = Gauge("pools_calls_running", "Calls that are under way", registry=registry)
+        self.calls = Counter("pools_calls", "Calls that have ended", ["outcome"], registry=registry)
+        self.tasks = Counter("pools_tasks", "Tasks that have ended", ["outcome"], registry=registry)
+        self.chunks = Histogram(
+            "pools_chunk_seconds", "Time that workers took for a chunk", registry=registry
+        )
+        self.deaths = Counter("pools_worker_deaths", "Workers that died", ["exitcode"], registry=registry)
         self.backends: dict[int, str] = {}
 
     @hookimpl
@@ -59,11 +64,17 @@ class PoolMetrics:
 
 
 def main() -> None:
-    """Make a few calls, one of which fails, and print what a scrape would get."""
+    """Read the options, ask for the size of files, one of which is not there; print what a scrape gets."""
+    parser = argparse.ArgumentParser(description="Print the metrics of two calls.")
+    parser.add_argument("--backend", help="by name; default: the configured one, or else multicore")
+    parser.add_argument("--config", help="a .ini or .toml file with the backend's options")
+    args = parser.parse_args()
+
+    files = sorted(Path(os.__file__).parent.glob("*.py"))
     register(PoolMetrics())
-    with MakePool() as pool:
-        pool.map(abs, range(-100, 100))
-        pool.map(int, ["1", "2", "three"], on_error="return")
+    with MakePool(args.backend, config=args.config) as pool:
+        pool.map(os.path.getsize, files)
+        pool.map(os.path.getsize, [*files, "no such file"], on_error="return")
     print(generate_latest().decode())
 
 
