@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "examples/third_party_backend/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SECONDS_PER_PAGE = 120
 BETWEEN = "\x1e"  # printed between blocks
