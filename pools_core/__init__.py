@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pools_core.seeding import task_seed as task_seed
 
     __version__: str
+    """The version of the distribution ``pools-core`` that is installed."""
 
 __all__ = [
     "AsyncResult",

@@ -224,6 +224,13 @@ class AsyncResults(Generic[R]):
 
     For one consumer.  As an asynchronous context manager it closes itself; one that is dropped does so
     soon afterwards.
+
+    Args:
+        pool: does the work.
+        func: called with one item.
+        items: any iterable, asynchronous or not.
+        ordered: deliver in input order; else as they come.
+        options: see ``CallOptions``.
     """
 
     def __init__(

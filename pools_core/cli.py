@@ -2,10 +2,12 @@
 
     pools backends                                   a table
     pools map FUNC ITEM...                           func(item) for each item, results on stdout
+    pools doctor                                     what pools find here, and what will not work
     pools <backend> ...                              that backend's RunMain
 
-Exit status: 0; 1 when a task failed; 2 when what was asked makes no sense, with one line on stderr;
-130 on Ctrl-C; 141 when whoever read our output stopped reading, as for any program in a pipe.
+Exit status: 0; 1 when a task failed, or the doctor found a fault; 2 when what was asked makes no sense, with
+one line on stderr; 130 on Ctrl-C; 141 when whoever read our output stopped reading, as for any program in a
+pipe.
 
 This module alone imports click and rich; what a job of ``pools map`` does is in ``cli_map``.
 """
@@ -31,6 +33,7 @@ from pools_core.cli_map import (
     run_job,
     write_line,
 )
+from pools_core.doctor_report import shown
 from pools_core.errors import BackendLoadError, PoolsError
 from pools_core.functions import FunctionNotFoundError, find_function
 from pools_core.items import BadInputError, read_items
@@ -39,6 +42,7 @@ from pools_core.registry import GetClusterPackage, backends, hooks, names
 
 __all__ = ["backend_main", "main", "print_table", "run_command"]
 
+FAULT_FOUND: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
 OUTPUT_CLOSED: Final = 128 + 13
@@ -80,7 +84,7 @@ def backend_main(backend: str, argv: Sequence[str] | None, facts: Callable[[], M
         if as_json:
             write_line(json.dumps(found))
         else:
-            print_table([""] * 2, [[name, _fact(value)] for name, value in found.items()], header=False)
+            print_table([""] * 2, [[name, shown(value)] for name, value in found.items()], header=False)
 
     return run_command(group, argv, f"pools {backend}")
 
@@ -178,6 +182,35 @@ def list_backends(as_json: bool) -> None:
     print_table(["name", "distribution", "version", "usable"], rows)
 
 
+# ── pools doctor ──
+
+
+@cli.command()
+@click.option(
+    "-c",
+    "--config",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A config file, .ini or .toml; default $POOLS_CONFIG, else the user's pools.ini or pools.toml.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(config: str | None, as_json: bool) -> int:
+    """Show what pools find here: versions, backends, CPUs, limits, options, and the cluster's health.
+
+    The exit status is 1 if something will not work; the last lines say what to do about it.
+    """
+    from pools_core.doctor import examine
+
+    report = examine(config)
+    if as_json:
+        write_line(json.dumps(report.as_json(), default=str))
+    else:
+        print_table([""] * 3, report.rows(), header=False)
+        for line in ["", *report.advice()]:
+            write_line(line)
+    return 0 if report.is_well else FAULT_FOUND
+
+
 # ── pools map ──
 
 
@@ -269,11 +302,3 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: b
         table.add_row(*row)
     # In a file or a pipe no line need be folded; 80 columns would cut the reason why a backend fails.
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
-
-
-def _fact(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(str(part) for part in value) if isinstance(value, list | tuple) else str(value)

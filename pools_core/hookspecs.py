@@ -19,9 +19,11 @@ import pluggy
 __all__ = ["PROJECT", "LifeCycle", "hookimpl"]
 
 PROJECT: Final = "pools"
+"""The name that pluggy knows these hooks by."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function or method, named as the hook, that listens to it."""
 
 
 class LifeCycle:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypedDict, cast
 
 from pools_core.errors import UnsupportedOptionError
 
-__all__ = ["CallOptions", "CallSettings", "nearest", "read_call_options"]
+__all__ = ["CallOptions", "CallSettings", "RaisingOptions", "nearest", "read_call_options"]
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -22,7 +22,35 @@ SHORTEST_TIMEOUT: Final = 1e-8
 """Seconds; anything smaller is a mistake rather than a limit."""
 
 
-class CallOptions(TypedDict, total=False):
+class _ButOnError(TypedDict, total=False):
+    """``CallOptions`` but ``on_error``, which decides of the type of the results."""
+
+    chunk_size: float | None
+    n_splits: int | None
+    iterable_len: int | None
+    max_tasks_active: int | None
+    task_timeout: float | None
+    worker_init: Callable[..., Any] | None
+    worker_exit: Callable[..., Any] | None
+    worker_init_timeout: float | None
+    worker_exit_timeout: float | None
+    worker_lifespan: int | None
+    max_retries: int
+    retry_on: ExceptionTypes
+    seed: int | None
+    progress_bar: bool
+    progress_bar_style: Any
+    progress_bar_options: Mapping[str, Any] | None
+    concatenate_numpy_output: bool
+
+
+class RaisingOptions(_ButOnError, total=False):
+    """``CallOptions`` of a call whose results are free of ``Failure``; for type checkers."""
+
+    on_error: Literal["raise"]
+
+
+class CallOptions(_ButOnError, total=False):
     """The keyword arguments that every call of a pool takes.
 
     Attributes:
@@ -49,24 +77,7 @@ class CallOptions(TypedDict, total=False):
         concatenate_numpy_output: return results that are arrays as one array, joined along the first axis.
     """
 
-    chunk_size: float | None
-    n_splits: int | None
-    iterable_len: int | None
-    max_tasks_active: int | None
-    task_timeout: float | None
-    worker_init: Callable[..., Any] | None
-    worker_exit: Callable[..., Any] | None
-    worker_init_timeout: float | None
-    worker_exit_timeout: float | None
-    worker_lifespan: int | None
-    max_retries: int
-    retry_on: ExceptionTypes
     on_error: Literal["raise", "return"]
-    seed: int | None
-    progress_bar: bool
-    progress_bar_style: Any
-    progress_bar_options: Mapping[str, Any] | None
-    concatenate_numpy_output: bool
 
 
 @dataclass(frozen=True, slots=True)

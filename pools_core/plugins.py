@@ -4,29 +4,58 @@ One pluggy manager holds the plugins: those of the entry-point group ``pools.plu
 program registers itself, and the backend packages that were loaded (they may listen too).  Three
 habits of pluggy are mended here: a registration that fails is undone, a hook that is misspelt is
 reported at once, and a listener that raises is logged without keeping the event from the others.
+
+Those of the entry-point group can be switched off by name, and are then not even imported:
+
+    $POOLS_PLUGINS_OFF, [pool] plugins_off of the default config    for the whole process
+    [pool] plugins_off of the config that a pool is made with       for that pool
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pools_core.metadata import distribution_name, entry_points
+from pools_core.errors import ConfigError
+from pools_core.metadata import distribution_name, entry_points, normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from importlib.metadata import EntryPoint
 
     import pluggy
 
     from pools_core.hookspecs import LifeCycle
 
-__all__ = ["Plugins", "hooks", "load_plugins", "register", "unregister"]
+__all__ = ["PluginInfo", "Plugins", "hooks", "load_plugins", "register", "unregister"]
 
 GROUP: Final = "pools.plugins"
+VARIABLE: Final = "POOLS_PLUGINS_OFF"
+SETTING: Final = "plugins_off"
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """What is known of an installed plugin.
+
+    Attributes:
+        name: what it is called.
+        distribution: the distribution that offers it.
+        version: that distribution's version.
+        state: ``"on"``, ``"off"`` (switched off by name) or ``"broken"``.
+        why: what switched it off, or how it is broken.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: Literal["on", "off", "broken"]
+    why: str = ""
 
 
 class Plugins:
@@ -35,9 +64,14 @@ class Plugins:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._manager: pluggy.PluginManager | None = None
-        self._loaded = False
-        self._relay: LifeCycle | None = None
-        self._stale = True
+        self._entries: tuple[EntryPoint, ...] | None = None
+        self._off: Mapping[str, str] | None = None
+        self._tried: dict[str, str] = {}
+        """Those that were to be loaded, by full name: how they are broken, or nothing."""
+        self._unknown: dict[str, str] = {}
+        """Names that were to be switched off and that no plugin has, with what is said of it, once."""
+        self._relays: dict[frozenset[str], LifeCycle | None] = {}
+        """By the full names of the plugins that are left out."""
 
     def register(self, plugin: object, name: str) -> None:
         """Add a plugin; a second time does nothing.
@@ -62,40 +96,45 @@ class Plugins:
                 if manager.get_plugin(name) is plugin:
                     manager.unregister(plugin, name)  # pluggy keeps the name of what it refuses
                 raise TypeError(f"plugin {name!r}: {' '.join(str(error).split())}") from error
-            self._stale = True
+            self._relays.clear()
 
     def unregister(self, plugin: object) -> None:
         """Remove a plugin; one that was never added is no error."""
         with self._lock:
             if self._manager is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
-                self._stale = True
+                self._relays.clear()
 
-    def load(self) -> None:
-        """Add the plugins that installed distributions offer, once; log those that are broken."""
+    def load(self, off: Collection[str] = ()) -> None:
+        """Add the plugins that installed distributions offer, each once; log those that are broken.
+
+        Args:
+            off: names of those that need not be loaded now.
+        """
         with self._lock:
-            if self._loaded:
-                return
-            self._loaded = True  # first: a plugin may make a pool while it is imported
-            for entry in entry_points(GROUP):
-                self._load_one(entry)
+            left_out = self._left_out(off)
+            for entry in self._offers():
+                name = _full_name(entry)
+                if name not in self._tried and name not in left_out:
+                    self._tried[name] = ""  # first: a plugin may make a pool while it is imported
+                    self._tried[name] = self._load_one(entry, name)
 
-    def _load_one(self, entry: EntryPoint) -> None:
-        name = f"{distribution_name(entry)}:{entry.name}"
+    def _load_one(self, entry: EntryPoint, name: str) -> str:
+        """Load a plugin; return why it is of no use, if so."""
         try:
             plugin = entry.load()
             self.register(plugin, name)
         except (Exception, SystemExit) as error:  # the log gets it; a guest must not stop the host
-            logger.warning(
-                "plugin %s is left out: it does not load: %s: %s", name, type(error).__name__, error
-            )
-            return
+            why = f"it does not load: {type(error).__name__}: {error}"
+            logger.warning("plugin %s is left out: %s", name, why)
+            return why
         if self._manager is not None and not self._manager.get_hookcallers(plugin):
-            logger.warning(
-                "plugin %s has no hook; mark its functions with hookimpl of pools_core.hookspecs", name
-            )
+            why = "it has no hook; mark its functions with hookimpl of pools_core.hookspecs"
+            logger.warning("plugin %s: %s", name, why)
+            return why
+        return ""
 
-    def listeners(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
+    def listeners(self, hook: str, left_out: Collection[str] = ()) -> list[tuple[str, Callable[..., Any]]]:
         """Return the name of each plugin that has the hook, and how to call it there alone."""
         if self._manager is None:
             return []
@@ -104,16 +143,102 @@ class Plugins:
         return [
             (impl.plugin_name, _accepting(impl.function, impl.argnames))
             for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls())
+            if impl.plugin_name not in left_out
         ]
 
-    def hooks(self) -> LifeCycle | None:
-        """Return what announces events to all listeners; None when there are none."""
+    def hooks(self, off: Collection[str] = ()) -> LifeCycle | None:
+        """Return what announces events to all listeners; None when there are none.
+
+        Args:
+            off: names of plugins that are not to listen, besides those that are off for the process.
+        """
         with self._lock:
-            self.load()
-            if self._stale:
-                self._stale = False
-                self._relay = None if self._manager is None else _relay(self)
-            return self._relay
+            self.load(off)
+            left_out = frozenset(self._left_out(off))
+            if left_out not in self._relays:
+                self._relays[left_out] = None if self._manager is None else _relay(self, left_out)
+            return self._relays[left_out]
+
+    def describe(self, off: Collection[str] = ()) -> list[PluginInfo]:
+        """Return what is known of each installed plugin; those that are not off are loaded.
+
+        Args:
+            off: names of plugins to take as switched off, besides those that are off for the process.
+        """
+        with self._lock:
+            self.load(off)
+            left_out = self._left_out(off)
+            return [
+                _info(entry, left_out.get(_full_name(entry)), self._tried.get(_full_name(entry), ""))
+                for entry in self._offers()
+            ]
+
+    def unknown(self) -> Mapping[str, str]:
+        """Return the names that were to be switched off and that no plugin has, and a sentence on each."""
+        return dict(self._unknown)
+
+    # --- which are off -------------------------------------------------------------------------------
+
+    def _offers(self) -> tuple[EntryPoint, ...]:
+        """Return the plugins that were installed when this was asked first."""
+        if self._entries is None:
+            self._entries = entry_points(GROUP)
+        return self._entries
+
+    def _left_out(self, off: Collection[str]) -> dict[str, str]:
+        """Return the full names of the plugins that are off, and what says so."""
+        said = {**dict.fromkeys(off, SETTING), **self._off_for_all()}
+        found = {}
+        for name, whence in said.items():
+            meant = [_full_name(entry) for entry in self._offers() if _is_named(entry, name)]
+            found.update(dict.fromkeys(meant, whence))
+            if not meant and name not in self._unknown:
+                what = f"{whence} names {name!r}, and no such plugin is installed; {self._known()}"
+                self._unknown[name] = what
+                logger.warning(
+                    "%s", what
+                )  # no error: machines that share a config may have different plugins
+        return found
+
+    def _off_for_all(self) -> Mapping[str, str]:
+        """Return the names that are off for the whole process, and what says so; asked once."""
+        if self._off is None:
+            said = os.environ.get(VARIABLE, "").split(",")
+            self._off = dict.fromkeys((name.strip() for name in said if name.strip()), VARIABLE)
+            if self._offers():  # else there is nothing to switch off, and no file need be read for it
+                self._off = {**dict.fromkeys(_off_by_default(), SETTING), **self._off}
+        return self._off
+
+    def _known(self) -> str:
+        names = ", ".join(entry.name for entry in self._offers())
+        return f"there are: {names}" if names else "there is none at all"
+
+
+def _off_by_default() -> Sequence[str]:
+    from pools_core.config_files import load
+
+    try:
+        return load().plugins_off()
+    except ConfigError as error:  # whoever needs the config is told; listeners are no reason to fail
+        logger.warning("no plugin is switched off by the config, which cannot be read: %s", error)
+        return ()
+
+
+def _full_name(entry: EntryPoint) -> str:
+    return f"{distribution_name(entry)}:{entry.name}"
+
+
+def _is_named(entry: EntryPoint, name: str) -> bool:
+    """Whether a name, or ``distribution:name``, is that of a plugin."""
+    distribution, _, plain = name.rpartition(":")
+    whose = normalized(distribution_name(entry))
+    return entry.name == plain and (not distribution or normalized(distribution) == whose)
+
+
+def _info(entry: EntryPoint, off: str | None, broken: str) -> PluginInfo:
+    version = entry.dist.version if entry.dist is not None else ""
+    state: Literal["on", "off", "broken"] = "off" if off else "broken" if broken else "on"
+    return PluginInfo(entry.name, distribution_name(entry), version, state, off or broken)
 
 
 def _accepting(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
@@ -138,13 +263,13 @@ def _make_manager() -> pluggy.PluginManager:
     return manager
 
 
-def _relay(plugins: Plugins) -> LifeCycle | None:
+def _relay(plugins: Plugins, left_out: Collection[str]) -> LifeCycle | None:
     from pools_core.hookspecs import LifeCycle
 
     relay, anyone = LifeCycle(), False
     for hook, spec in vars(LifeCycle).items():
         if hook.startswith("pools_"):
-            listeners = plugins.listeners(hook)
+            listeners = plugins.listeners(hook, left_out)
             anyone = anyone or bool(listeners)
             names = spec.__code__.co_varnames[1 : spec.__code__.co_argcount]
             setattr(relay, hook, _Announcement(hook, names, listeners))
@@ -174,13 +299,16 @@ plugins: Final = Plugins()
 """Those of this process; there is one set, as there is one ``sys.modules``."""
 
 
-def hooks() -> LifeCycle | None:
+def hooks(off: Collection[str] = ()) -> LifeCycle | None:
     """Return an object with the methods of ``LifeCycle``, or None when no plugin listens.
 
     The first call loads the plugins of the entry-point group ``pools.plugins``.  A pool asks once,
     when it is made, and pays nothing afterwards if the answer is None.
+
+    Args:
+        off: names of plugins that are not to listen, besides those that are off for the process.
     """
-    return plugins.hooks()
+    return plugins.hooks(off)
 
 
 def load_plugins() -> None:

@@ -14,17 +14,25 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from pools_core.callbacks import PoolFuture
 from pools_core.calls import Convention
 from pools_core.errors import PoolClosedError, UnsupportedOptionError
 from pools_core.flow import Flow, MapFlow, TaskFlow
-from pools_core.options import DEFAULTS, CallOptions, CallSettings, capable, nearest, read_call_options
+from pools_core.options import (
+    DEFAULTS,
+    CallOptions,
+    CallSettings,
+    RaisingOptions,
+    capable,
+    nearest,
+    read_call_options,
+)
 from pools_core.pool_options import COMMON, PLAIN_SETTINGS, PoolSettings
 from pools_core.protocol import Engine
 from pools_core.pump import Pump
-from pools_core.results import AsyncResult, PartSource, ResultIterator
+from pools_core.results import AsyncResult, Failure, PartSource, ResultIterator
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Sink, UnorderedParts
 
 if TYPE_CHECKING:
@@ -63,7 +71,7 @@ class Pool:
         self.backend = backend
         self._pid = os.getpid()
         self._id = next(_pool_ids)
-        self._hooks = hooks()
+        self._hooks = hooks(settings.plugins_off)
         self._pump = Pump(make_engine, self._id, self._hooks)
         self._joined = False
         self._options = PLAIN_SETTINGS
@@ -105,6 +113,18 @@ class Pool:
 
     # --- maps --------------------------------------------------------------------------------------
 
+    @overload
+    def map(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        *,
+        callback: Callable[[R], object] | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> list[R]: ...
+
+    @overload
     def map(
         self,
         func: Callable[..., R],
@@ -113,7 +133,17 @@ class Pool:
         *,
         callback: Callable[[R], object] | None = None,
         **options: Unpack[CallOptions],
-    ) -> list[R]:
+    ) -> list[R | Failure]: ...
+
+    def map(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        *,
+        callback: Callable[[Any], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Any]:
         """Apply a function to every item, like the builtin ``map``, and return a list in input order.
 
         Blocks until all results are there.  The input is pulled in this thread, little by little.
@@ -133,33 +163,87 @@ class Pool:
         sink = ListSink() if callback is None else _telling(callback)
         return self._gather(func, iterable, Convention.ONE, sink, chunksize, options)
 
+    @overload
+    def map_unordered(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> list[R]: ...
+
+    @overload
     def map_unordered(
         self,
         func: Callable[..., R],
         iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
-    ) -> list[R]:
+    ) -> list[R | Failure]: ...
+
+    def map_unordered(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Any]:
         """Like ``map``, with the results in the order in which they came."""
         return self._gather(func, iterable, Convention.ONE, BagSink(), chunksize, options)
 
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: float | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> list[R]: ...
+
+    @overload
     def starmap(
         self,
         func: Callable[..., R],
         iterable: Iterable[Iterable[Any]],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
-    ) -> list[R]:
+    ) -> list[R | Failure]: ...
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Any]:
         """Like ``map``, but each item is unpacked into arguments: ``func(*item)``."""
         return self._gather(func, iterable, Convention.STAR, ListSink(), chunksize, options)
 
+    @overload
+    def imap(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> ResultIterator[R]: ...
+
+    @overload
     def imap(
         self,
         func: Callable[..., R],
         iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
-    ) -> ResultIterator[R]:
+    ) -> ResultIterator[R | Failure]: ...
+
+    def imap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ResultIterator[Any]:
         """Return an iterator over the results in input order, each as soon as its turn and it have come.
 
         The input may be endless: it is pulled in the consumer's thread, and never further ahead of what
@@ -171,16 +255,35 @@ class Pool:
         """
         return self._iterate(func, iterable, OrderedParts(), chunksize, options)
 
+    @overload
+    def imap_unordered(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> ResultIterator[R]: ...
+
+    @overload
     def imap_unordered(
         self,
         func: Callable[..., R],
         iterable: Iterable[Any],
         chunksize: float | None = None,
         **options: Unpack[CallOptions],
-    ) -> ResultIterator[R]:
+    ) -> ResultIterator[R | Failure]: ...
+
+    def imap_unordered(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ResultIterator[Any]:
         """Like ``imap``, with the results in the order in which they come."""
         return self._iterate(func, iterable, UnorderedParts(), chunksize, options)
 
+    @overload
     def map_async(
         self,
         func: Callable[..., R],
@@ -188,8 +291,29 @@ class Pool:
         chunksize: float | None = None,
         callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> AsyncResult[list[R]]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        callback: Callable[[list[R | Failure]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[list[R]]:
+    ) -> AsyncResult[list[R | Failure]]: ...
+
+    def map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: float | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[Any]]:
         """Like ``map``, but return at once.
 
         The input is listed here and now.  Callbacks run in a thread of the pool, one at a time, after
@@ -205,6 +329,7 @@ class Pool:
         """
         return self._map_async(func, iterable, Convention.ONE, chunksize, callback, error_callback, options)
 
+    @overload
     def starmap_async(
         self,
         func: Callable[..., R],
@@ -212,8 +337,29 @@ class Pool:
         chunksize: float | None = None,
         callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> AsyncResult[list[R]]: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: float | None = None,
+        callback: Callable[[list[R | Failure]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[list[R]]:
+    ) -> AsyncResult[list[R | Failure]]: ...
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: float | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[Any]]:
         """Like ``map_async``, but each item is unpacked into arguments: ``func(*item)``."""
         return self._map_async(func, iterable, Convention.STAR, chunksize, callback, error_callback, options)
 
@@ -227,6 +373,12 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> R:
         """Call ``func(*args, **kwds)`` in a worker; blocks until the result is there, and returns it.
+
+        Args:
+            func: the function.
+            args: its positional arguments.
+            kwds: its keyword arguments.
+            options: see ``CallOptions``; ``on_error``, and what is about chunks or progress, has no effect here.
 
         Raises:
             PoolClosedError: the pool takes no more work.

@@ -45,6 +45,9 @@ class AsyncResult(Generic[R]):
     """The result of ``apply_async``, ``map_async`` or ``starmap_async``, which may not be there yet.
 
     May be used from any thread; ``get`` may be called repeatedly.
+
+    Args:
+        flow: the call.
     """
 
     def __init__(self, flow: Flow) -> None:

@@ -19,7 +19,12 @@ __all__ = ["EndOf", "Endings", "WorkQueue"]
 
 @dataclass(frozen=True, slots=True)
 class EndOf:
-    """A worker shall take a session down."""
+    """A worker shall take a session down.
+
+    Attributes:
+        session: the session.
+        leave: whether its exit function runs.
+    """
 
     session: Session
     leave: bool
@@ -35,14 +40,14 @@ class Endings:
         self._out: dict[int, set[int]] = {}
 
     def begin(self, session: int, workers: Iterable[int]) -> bool:
-        """These workers are to say it; return whether it is over at once."""
+        """These ``workers`` are to say what came of a ``session``; return whether it is over at once."""
         out = set(workers)
         if out:
             self._out[session] = out
         return not out
 
     def said(self, session: int, worker: int) -> bool:
-        """One has said it; return whether that was the last one.
+        """One ``worker`` has said it of a ``session``; return whether that was the last one.
 
         A worker that is replaced says it unasked: before anybody asks, or as well as when it is asked.
         """
@@ -78,7 +83,7 @@ class WorkQueue:
                 self._common.append(chunk)
 
     def put_for(self, worker: int, work: Work) -> None:
-        """Add something that only one worker may take."""
+        """Add ``work`` that only one worker may take."""
         with self._lock:
             self._put_own(worker, work)
 

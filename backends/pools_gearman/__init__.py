@@ -14,13 +14,22 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from pools_core.config import ConfigSource
+    from pools_core.config import Config, ConfigSource
+    from pools_core.doctor_report import Finding
     from pools_gearman.pool import GearmanPool as GearmanPool
     from pools_gearman.settings import GearmanSettings as GearmanSettings
 
-__all__ = ["GearmanPool", "GearmanSettings", "MakePool", "RunMain", "capabilities", "package"]
+__all__ = [
+    "Examine",
+    "GearmanPool",
+    "GearmanSettings",
+    "MakePool",
+    "RunMain",
+    "capabilities",
+    "package",
+]
 
 capabilities: Final = frozenset({"task_timeout"})
 """Options that this backend can honour beyond the basics."""
@@ -57,6 +66,17 @@ def RunMain(argv: Sequence[str] | None = None) -> int:
     from pools_gearman.cli import main
 
     return main(argv)
+
+
+def Examine(config: Config) -> Iterable[Finding]:
+    """Return what ``pools doctor`` shows of a cluster; asks its servers and nodes if there is a config of it.
+
+    Args:
+        config: what was read.
+    """
+    from pools_gearman.doctor import examine
+
+    return examine(config)
 
 
 def __getattr__(name: str) -> Any:

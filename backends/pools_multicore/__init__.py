@@ -13,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from pools_core.config import ConfigSource
+    from pools_core.config import Config, ConfigSource
     from pools_core.cpus import cpu_count as cpu_count
+    from pools_core.doctor_report import Finding
     from pools_multicore.mpire_arguments import chunk_tasks as chunk_tasks
     from pools_multicore.mpire_arguments import make_single_arguments as make_single_arguments
     from pools_multicore.pool import MulticorePool as MulticorePool
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pools_multicore.workerpool import WorkerPool as WorkerPool
 
 __all__ = [
+    "Examine",
     "MakePool",
     "MulticorePool",
     "MulticoreSettings",
@@ -78,6 +80,17 @@ def RunMain(argv: Sequence[str] | None = None) -> int:
     from pools_multicore.cli import main
 
     return main(argv)
+
+
+def Examine(config: Config) -> Iterable[Finding]:
+    """Return what ``pools doctor`` shows of this backend.
+
+    Args:
+        config: what was read.
+    """
+    from pools_multicore.doctor import examine
+
+    return examine(config)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ def MakePool(config: ConfigSource = None, **options: Any) -> SinglecorePool:
 
     Args:
         config: a path, a mapping of sections, or None; its section ``[singlecore]`` is read.
-        options: none but ``n_jobs=1``.
+        options: those of ``SinglecorePool``; they win over the config.
 
     Raises:
         ConfigError, UnsupportedOptionError, TypeError, ValueError: see ``pools_core.MakePool``.

@@ -17,9 +17,11 @@ class SinglecorePool(Pool):
 
     Args:
         n_jobs: 1 or None.
+        options: those of every pool, see ``pools_core.PoolSettings``; and ``processes``, another name of
+            ``n_jobs``.
 
     Raises:
-        UnsupportedOptionError: ``n_jobs`` greater than 1, or another pool option.
+        UnsupportedOptionError: ``n_jobs`` greater than 1, or an option that only other backends have.
         TypeError, ValueError: an option that no backend has, or that has a bad value.
     """
 

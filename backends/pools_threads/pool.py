@@ -18,7 +18,8 @@ class ThreadPool(Pool):
 
     Args:
         n_jobs: how many threads, at least 1; default the CPUs that this process may use.
-        options: ``processes``, another name of ``n_jobs``.
+        options: those of every pool, see ``pools_core.PoolSettings``; and ``processes``, another name of
+            ``n_jobs``.
 
     Raises:
         UnsupportedOptionError: an option that only other backends have.

@@ -151,7 +151,12 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         return self._limit
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> _Job:
-        """Have a batch run, and the callback called with what became of it."""
+        """Have a batch run, and the callback called with what became of it.
+
+        Args:
+            func: runs the batch.
+            callback: takes its results, or the exception.
+        """
         job = _Job(func, callback)
         with self._lock:
             self._waiting.append(job)
@@ -159,7 +164,7 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         return job
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """Return the result that a callback was given, or raise the failure."""
+        """Return ``out``, what a callback was given; raise it if it is a failure."""
         # The result of a batch is a list: an exception that a task returned is in it.
         if isinstance(out, BaseException):
             raise out
@@ -169,6 +174,9 @@ class PoolsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         """Stop the batches of the calls that joblib aborts: those that run are killed, where the pool can.
 
         Several calls may share this backend, as generators do; the others go on.
+
+        Args:
+            ensure_ready: joblib's; the pool is ready in either case.
         """
         with self._lock:
             doomed = [job for job in (*self._waiting, *self._running) if job.is_aborted()]

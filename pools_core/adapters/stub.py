@@ -81,7 +81,7 @@ class PoolStub:
         """Do nothing: whoever made the pool ends it."""
 
     def join(self, timeout: float | None = None) -> bool:
-        """Do nothing."""
+        """Do nothing, whatever the ``timeout``."""
         return True
 
     stop_and_join = terminate = close

@@ -14,6 +14,7 @@ import pytest
 from pools_core.errors import PoolsError, PoolTimeoutError
 from pools_core.options import CallOptions
 from pools_core.pool import Pool
+from pools_core.results import AsyncResult
 from pools_core.testing import tasks
 from pools_core.testing.contract_base import ContractBase
 from pools_core.testing.gate import Gate
@@ -128,11 +129,12 @@ class AsyncContract(ContractBase):
     def test_a_callback_gets_the_value_once_and_before_the_result_is_ready(self, pool: Pool) -> None:
         """Whoever has waited for the result may rely on what the callback did."""
         got: list[Any] = []
-        for call in (
+        calls: tuple[Callable[[], AsyncResult[Any]], ...] = (
             lambda: pool.apply_async(tasks.square, (3,), callback=got.append, error_callback=got.append),
             lambda: pool.map_async(tasks.square, [1, 2], callback=got.append, error_callback=got.append),
             lambda: pool.starmap_async(tasks.add, [(1, 2)], callback=got.append, error_callback=got.append),
-        ):
+        )
+        for call in calls:
             call().wait(30)
 
         assert got == [9, [1, 4], [3]]
@@ -142,14 +144,15 @@ class AsyncContract(ContractBase):
         got: list[Any] = []
         errors: list[BaseException] = []
         error = Misbehaved("on purpose")
-        for call in (
+        calls: tuple[Callable[[], AsyncResult[Any]], ...] = (
             lambda: pool.apply_async(
                 tasks.raise_it, (error,), callback=got.append, error_callback=errors.append
             ),
             lambda: pool.map_async(
                 tasks.raise_it, [error], callback=got.append, error_callback=errors.append
             ),
-        ):
+        )
+        for call in calls:
             call().wait(30)
 
         assert got == []

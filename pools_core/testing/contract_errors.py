@@ -261,7 +261,7 @@ class ErrorsContract(ContractBase):
         assert read(pool.starmap(tasks.raise_on_odd, zip(numbers), chunksize, **options)) == expected
         assert read(pool.map_async(tasks.raise_on_odd, numbers, chunksize, **options).get(30)) == expected
         for method in (pool.map_unordered, pool.imap_unordered):
-            results: Iterable[int] = method(tasks.raise_on_odd, numbers, chunksize, **options)
+            results: Iterable[Any] = method(tasks.raise_on_odd, numbers, chunksize, **options)
             assert sorted(read(results), key=key) == expected
 
     def test_a_failure_holds_the_error_as_it_would_have_been_raised(self, pool: Pool) -> None:

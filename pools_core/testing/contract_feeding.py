@@ -250,7 +250,7 @@ class FeedingContract(ContractBase):
     def test_an_unknown_option_is_answered_with_the_nearest_known_one(self, pool: Pool) -> None:
         """Most unknown options are misspelt ones."""
         with pytest.raises(TypeError, match=r"'chunksze'.*did you mean 'chunk_size'"):
-            pool.map(tasks.square, [1], chunksze=2)  # type: ignore[call-arg]  # that is the point
+            pool.map(tasks.square, [1], chunksze=2)  # type: ignore[call-overload]  # that is the point
 
     def test_an_unknown_pool_option_is_refused(self) -> None:
         """By its name, before any worker starts."""

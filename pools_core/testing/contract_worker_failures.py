@@ -79,7 +79,7 @@ class WorkerFailuresContract(ContractBase):
         """It ends neither worker nor pool."""
         for error in (SystemExit(3), KeyboardInterrupt("on purpose")):
             with pytest.raises(type(error)) as caught:
-                pool.map(tasks.square, [1], **{what: partial(tasks.raise_it, error)})  # type: ignore[arg-type]  # by name
+                pool.map(tasks.square, [1], **{what: partial(tasks.raise_it, error)})  # type: ignore[call-overload]  # by name
             assert caught.value.args == error.args
         assert_usable(pool)
 
@@ -186,7 +186,7 @@ class WorkerFailuresContract(ContractBase):
         self.needs_pickling()
         source = iter(range(3))
         with pytest.raises(SerializationError):
-            pool.map(tasks.square, source, **{what: tasks.BadlyPickledFunction("raise")})  # type: ignore[arg-type]  # by name
+            pool.map(tasks.square, source, **{what: tasks.BadlyPickledFunction("raise")})  # type: ignore[call-overload]  # by name
 
         assert list(source) == [0, 1, 2]
         assert_usable(pool)
@@ -195,7 +195,7 @@ class WorkerFailuresContract(ContractBase):
         """Not in a worker, later."""
         for what in ("worker_init", "worker_exit"):
             with pytest.raises(TypeError, match=what):
-                pool.map(tasks.square, [1], **{what: 3})  # type: ignore[arg-type]  # that is the point
+                pool.map(tasks.square, [1], **{what: 3})  # type: ignore[call-overload]  # that is the point
 
     # --- deaths ---------------------------------------------------------------------------------------
 

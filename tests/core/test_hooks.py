@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from pools_core import MakePool, WorkerDiedError
+from pools_core import ConfigError, MakePool, WorkerDiedError
 from pools_core.hookspecs import LifeCycle, hookimpl
 from pools_core.registry import hooks, register, unregister
 from pools_core.testing import tasks
@@ -365,3 +367,179 @@ def test_a_plugin_that_raises_at_a_death_hurts_nobody(registered, caplog):
 
     assert bad.told.count("pools_worker_died") == 1
     assert "failed in its hook pools_worker_died" in caplog.text
+
+
+# --- plugins that are switched off by name --------------------------------------------------------
+
+TELLER = """
+from pools_core.hookspecs import hookimpl
+
+print(__name__, "is imported")
+
+@hookimpl
+def pools_pool_opened(pool_id, backend, size):
+    print(__name__, "hears of", backend)
+"""
+
+ONE_POOL = "MakePool('singlecore').stop_and_join()"
+
+
+@pytest.fixture
+def program(install, tmp_path):
+    """Return a function that runs lines of a program where three plugins are installed.
+
+    It returns what the plugins say, in alphabetical order, and what is logged.
+    """
+    tellers = {"tph_a": TELLER, "tph_b": TELLER, "tph_bad": "1 / 0"}
+    folder = install("d-tellers", {name: name for name in tellers}, tellers, group="pools.plugins")
+    environ = {"PYTHONPATH": str(folder), "XDG_CONFIG_HOME": str(tmp_path / "user-config")}
+
+    def run(*lines, **environment):
+        text = "\n".join(["import logging; logging.basicConfig()", "from pools_core import MakePool", *lines])
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            env={**os.environ, **environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return sorted(done.stdout.splitlines()), done.stderr
+
+    return run
+
+
+def everything(*names, backend="singlecore"):
+    """What these plugins say of one pool."""
+    return sorted(line for name in names for line in (f"{name} hears of {backend}", f"{name} is imported"))
+
+
+def config(folder, name, text):
+    """Write a config file; return its path."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_installed_plugins_listen_unless_they_are_switched_off(program):
+    """Nothing but their installation is needed; a broken one is logged."""
+    said, logged = program(ONE_POOL)
+
+    assert said == everything("tph_a", "tph_b")
+    assert "d-tellers:tph_bad" in logged
+
+
+@pytest.mark.parametrize(
+    "names", ["tph_a,tph_bad", " tph_bad , d-tellers:tph_a ", "D_Tellers:tph_a,tph_bad,"]
+)
+def test_the_environment_switches_plugins_off(program, names):
+    """By name, or with the distribution's; they are not even imported, so a broken one is not logged."""
+    said, logged = program(ONE_POOL, POOLS_PLUGINS_OFF=names)
+
+    assert said == everything("tph_b")
+    assert logged == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pools.ini", "[pool]\nplugins_off = tph_a, tph_bad ; for now\n"),
+        ("pools.toml", '[pool]\nplugins_off = ["tph_a", "tph_bad"]\n'),
+    ],
+)
+@pytest.mark.parametrize(
+    "line", [ONE_POOL, "import pools_singlecore as p; p.SinglecorePool().stop_and_join()"]
+)
+def test_the_users_config_switches_plugins_off_for_all_pools(program, tmp_path, name, text, line):
+    """Also for those that are made without a config."""
+    config(tmp_path / "user-config" / "pools", name, text)
+
+    assert program(line) == (everything("tph_b"), "")
+
+
+@pytest.mark.parametrize("package", ["", "pools_singlecore.", "GetClusterPackage('singlecore')."])
+def test_a_pools_own_config_switches_plugins_off_for_that_pool(program, tmp_path, package):
+    """Whichever way the pool is made; another pool of the program is heard by all."""
+    path = config(tmp_path, "c.ini", "[pool]\nbackend = singlecore\nplugins_off = tph_a, tph_bad\n")
+    said, logged = program(
+        "import pools_singlecore; from pools_core import GetClusterPackage",
+        f"{package}MakePool(config={str(path)!r}).stop_and_join()",
+        "print('', flush=True)",
+        "MakePool('threads', config={'pool': {'plugins_off': ['tph_b', 'tph_bad']}}).stop_and_join()",
+        "MakePool('threads', plugins_off=['tph_b', 'tph_bad']).stop_and_join()",
+    )
+
+    other = ["tph_a hears of threads"] * 2 + ["tph_a is imported"]
+    assert said == sorted(["", *everything("tph_b"), *other])
+    assert logged == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "line", "told"),
+    [
+        ({"POOLS_PLUGINS_OFF": "tph_c,tph_bad"}, ONE_POOL, "POOLS_PLUGINS_OFF names 'tph_c'"),
+        ({"POOLS_PLUGINS_OFF": "tph_bad"}, "plugins_off", "plugins_off names 'd-other:tph_a'"),
+    ],
+)
+def test_a_name_that_no_plugin_has_is_a_warning_that_lists_what_there_is(program, environment, line, told):
+    """No error: machines that share a config need not have the same plugins.  Once, not for each pool."""
+    if line == "plugins_off":
+        line = "MakePool('singlecore', {'pool': {'plugins_off': 'd-other:tph_a'}}).stop_and_join()"
+    said, logged = program(*[line] * 3, **environment)
+
+    assert len(said) == 2 + 2 * 3
+    assert logged.count("\n") == 1
+    assert f"WARNING:pools_core.plugins:{told}" in logged
+    assert "there are: tph_a, tph_b, tph_bad" in logged
+
+
+def test_without_any_plugin_a_name_is_a_warning_too():
+    """It says that there is none at all."""
+    code = "from pools_core import MakePool; MakePool('singlecore', plugins_off=['x']).stop_and_join()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stderr == "plugins_off names 'x', and no such plugin is installed; there is none at all\n"
+
+
+@pytest.mark.parametrize("value", ["x", [1], 3])
+def test_in_code_names_are_a_list(value):
+    """A single text would be taken letter by letter."""
+    with pytest.raises(TypeError, match="plugins_off is a list of plugins' names"):
+        MakePool("singlecore", plugins_off=value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"pool": {"plugins_off": 3}}, r"section \[pool\], key 'plugins_off': is a list"),
+        ({"singlecore": {"plugins_off": "x"}}, r"stands in the section \[pool\]"),
+        ({"pool": {"plugin_off": "x"}}, "did you mean 'plugins_off'"),
+    ],
+)
+def test_a_config_that_says_it_wrong_is_an_error(sections, told):
+    """With section and key."""
+    with pytest.raises(ConfigError, match=told):
+        MakePool("singlecore", sections)
+
+
+def test_a_default_config_that_cannot_be_read_is_logged(program, tmp_path):
+    """Pools that need no config are made all the same, and heard."""
+    config(tmp_path / "user-config" / "pools", "pools.ini", "no section\n")
+    said, logged = program("MakePool('singlecore', {}).stop_and_join()", POOLS_PLUGINS_OFF="tph_bad")
+
+    assert said == everything("tph_a", "tph_b")
+    assert "pools.ini" in logged and logged.count("\n") == 1
+
+
+def test_what_is_registered_by_hand_is_not_switched_off(registered, caplog):
+    """That is the program's own doing; a name means an installed plugin."""
+    by_hand = registered(Listener(), "by hand")
+    with MakePool("singlecore", plugins_off=["by hand"]) as pool:
+        pool.apply(abs, (1,))
+
+    assert by_hand.events[-1] == "pool_closed"
+    assert "no such plugin is installed" in caplog.text
