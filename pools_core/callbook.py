@@ -7,7 +7,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,7 +109,7 @@ class CallBook:
             return
         packed = pack_function(flow.function, by_value=True)
         session = self._pump.sessions.by_value(flow) if call.session is not None else None
-        new = replace(call, id=next(self._ids), function=packed, session=session)
+        new = call._replace(id=next(self._ids), function=packed, session=session)
         self._enter(new)
         with self._pump.lock:
             if flow.keeps_call:
@@ -120,7 +119,7 @@ class CallBook:
             flow.keeps_call = False
             flow.call = new
             for out in flow.ready:
-                out.chunk = replace(out.chunk, call=new)
+                out.chunk = out.chunk._replace(call=new)
 
     def close(self, call: Call) -> None:
         """Close a call.  Under the pump's lock."""

@@ -1,4 +1,4 @@
-"""What travels between a pool and its workers: calls, chunks, outcomes.  All are frozen.
+"""What travels between a pool and its workers: calls, chunks, outcomes.  None can be changed.
 
     Session      what a worker sets up before the first task of a call, and takes down after the last
     Call         the function and its options; shipped to a worker once
@@ -8,14 +8,17 @@
 
 A user's values always lie inside ``Packed`` or a list, never beside them, so that no value that a
 task returns can be mistaken for something else.
+
+They are named tuples, not frozen dataclasses as elsewhere: a spawned worker defines them before its first
+task, and an engine makes one for each message.  On Python 3.11 that takes 55 instead of 480 us for a class,
+and 0.3 instead of 1 us for an instance; ``dataclasses`` and ``inspect`` need not be imported at all.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pools_core.shared import SharedObject
@@ -34,13 +37,18 @@ __all__ = [
     "Session",
     "SessionEnded",
     "SetupFailed",
+    "Shortened",
     "WorkerEvent",
     "WorkerTimes",
 ]
 
 
 class Carried:
-    """A buffer that the engine has put elsewhere already; stands for it until it is sent."""
+    """A buffer that the engine has put elsewhere already; stands for it until it is sent.
+
+    Args:
+        nbytes: its size.
+    """
 
     __slots__ = ("nbytes",)
 
@@ -57,6 +65,13 @@ Hold = Callable[[memoryview], Carried | None]
 """Puts a buffer where the engine wants it; None if it has no better place than the message."""
 
 
+def _without(record: Any, *hidden: str) -> str:
+    """Return the ``repr`` of a named tuple without some of its fields."""
+    fields = zip(record._fields, record, strict=True)
+    shown = (f"{name}={value!r}" for name, value in fields if name not in hidden)
+    return f"{type(record).__name__}({', '.join(shown)})"
+
+
 class Convention(enum.IntEnum):
     """How an item becomes the arguments of the function."""
 
@@ -68,8 +83,7 @@ class Convention(enum.IntEnum):
     """``func(*item[0], **item[1])``: apply and submit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """Serialised values, opened only at the other end.
 
     Attributes:
@@ -89,8 +103,7 @@ class Packed:
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """What a worker sets up before its first task of a call, and takes down after its last.
 
     Of one call, or, with ``keep_alive``, of all calls of a pool.  A worker that gets no task of it
@@ -117,8 +130,7 @@ class Session:
     exit_timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A function and how to call it.
 
     Attributes:
@@ -149,8 +161,7 @@ class Call:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive tasks of one call, for one worker.
 
     Attributes:
@@ -160,18 +171,24 @@ class Chunk:
         size: how many tasks it holds, at least 1.
         items: the tasks' items: a list for an engine in the same process, else packed.
         worker: number of the worker that must run it (``order_tasks``); None for any.
+        unit: tasks that belong together, where that is not all of them: when one turns out to be slow, the
+            worker gives back what is behind its unit (``Shortened``).
     """
 
     id: int
-    call: Call = field(repr=False)
+    call: Call
     start: int
     size: int
-    items: Sequence[Any] | Packed = field(repr=False)
+    items: Sequence[Any] | Packed
     worker: int | None = None
+    unit: int | None = None
+
+    def __repr__(self) -> str:
+        """All but what may be large."""
+        return _without(self, "call", "items")
 
 
-@dataclass(frozen=True, slots=True)
-class FailedTask:
+class FailedTask(NamedTuple):
     """How one task failed, in a form that can always travel.
 
     Attributes:
@@ -190,11 +207,14 @@ class FailedTask:
     traceback: str
     arguments: str
     worker: str
-    error: BaseException | bytes | None = field(repr=False)
+    error: BaseException | bytes | None
+
+    def __repr__(self) -> str:
+        """All but what may be large."""
+        return _without(self, "error")
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTimes:
+class WorkerTimes(NamedTuple):
     """Where a worker's time went over one part of a chunk, in seconds.
 
     Attributes:
@@ -214,14 +234,13 @@ class WorkerTimes:
     slowest: tuple[tuple[float, int, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
+class Outcomes(NamedTuple):
     """What became of consecutive tasks of one chunk.
 
     Attributes:
         chunk: the chunk's id.
         first: offset in the chunk of the first task reported here.
-        count: how many tasks are reported here; may be 0 only when ``last``.
+        size: how many tasks are reported here; may be 0 only when ``last``.
         values: what they returned, a list or packed; a placeholder stands where a task failed.
         failures: those that failed.
         seconds: time that the worker spent on them.
@@ -231,16 +250,19 @@ class Outcomes:
 
     chunk: int
     first: int
-    count: int
-    values: Sequence[Any] | Packed = field(repr=False)
+    size: int
+    values: Sequence[Any] | Packed
     failures: tuple[FailedTask, ...] = ()
     seconds: float = 0.0
     last: bool = True
     times: WorkerTimes | None = None
 
+    def __repr__(self) -> str:
+        """All but what may be large."""
+        return _without(self, "values")
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+
+class Refused(NamedTuple):
     """A worker cannot run a chunk because it does not know the function as the caller does.
 
     It has no such name in ``__main__``, or another one under that name: the function was defined
@@ -253,8 +275,7 @@ class Refused:
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(NamedTuple):
     """A worker gives the rest of a chunk back: it is about to be replaced.
 
     Attributes:
@@ -264,8 +285,19 @@ class Returned:
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetupFailed:
+class Shortened(NamedTuple):
+    """A worker gives back the end of a chunk of several units: a task before it is slow.
+
+    Attributes:
+        chunk: the chunk's id.
+        size: tasks that it still has; outcomes of these are yet to come.
+    """
+
+    chunk: int
+    size: int
+
+
+class SetupFailed(NamedTuple):
     """``worker_init`` raised, or its session could not be opened; nothing of the chunk has run.
 
     Attributes:
@@ -277,8 +309,7 @@ class SetupFailed:
     failure: FailedTask
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEnded:
+class SessionEnded(NamedTuple):
     """A worker has run a session's exit function.
 
     Attributes:
@@ -291,10 +322,14 @@ class SessionEnded:
 
     session: int
     worker: int
-    values: Sequence[Any] | Packed = field(repr=False)
+    values: Sequence[Any] | Packed
     failure: FailedTask | None = None
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        """All but what may be large."""
+        return _without(self, "values")
 
-WorkerEvent = Outcomes | Refused | Returned | SetupFailed | SessionEnded
+
+WorkerEvent = Outcomes | Refused | Returned | Shortened | SetupFailed | SessionEnded
 """What a worker says."""

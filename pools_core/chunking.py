@@ -1,8 +1,12 @@
 """How many tasks the next chunk takes.
 
-Decisions only: values in, a number out.  A fixed ``chunk_size`` is kept to; else the size follows the
-measured time per task, so that a chunk is a few milliseconds of work: long enough that sending it
-costs little beside, short enough that workers end together.
+Decisions only: values in, a number out.  The size follows the measured time per task, so that a chunk is a
+few milliseconds of work: long enough that sending it costs little beside, short enough that workers end
+together.
+
+With a ``chunk_size`` that the user chose, what goes to a worker at once is a whole number of these: one,
+until they prove to be much shorter than that.  All the same no task waits behind a slow one of another chunk,
+since the worker gives back what is behind it.
 """
 
 from __future__ import annotations
@@ -37,10 +41,14 @@ class Chunker:
     Args:
         settings: the call's ``chunk_size``, ``n_splits`` and ``max_tasks_active`` are used.
         length: number of tasks, None if unknown.
+        joins: whether several chunks of a chosen size may go together.
     """
 
-    def __init__(self, settings: CallSettings, length: int | None) -> None:
+    def __init__(self, settings: CallSettings, length: int | None, joins: bool = False) -> None:
         self._fixed = settings.chunk_size
+        whole = self._fixed is not None and self._fixed == int(self._fixed)
+        self.unit = int(self._fixed or 1) if joins and whole else None
+        """Tasks of a chosen size, of which several chunks may go together; None: they may not."""
         if self._fixed is None and settings.n_splits is not None and length:
             self._fixed = max(1.0, length / settings.n_splits)
         self._carried = 0.0
@@ -56,9 +64,18 @@ class Chunker:
         return self._fixed is not None
 
     @property
+    def chosen(self) -> int:
+        """The size that the user chose, the larger of its two neighbours; or 1."""
+        return 1 if self._fixed is None else math.ceil(self._fixed)
+
+    @property
     def last(self) -> int:
-        """Size of the chunk before, or 1; of a fixed size, the larger of its two neighbours."""
-        return self._last if self._fixed is None else math.ceil(self._fixed)
+        """Size of the chunk before, or 1; of a size that the user chose, at least that."""
+        return max(self._last, self.chosen)
+
+    def slow_down(self) -> None:
+        """Begin anew with small chunks: a task was slow that was not expected to be."""
+        self._last = 1
 
     def learn(self, tasks: int, seconds: float) -> None:
         """Take note that so many tasks took a worker so long.
@@ -74,19 +91,26 @@ class Chunker:
         """Take note of the size of a chunk's packed items."""
         self._bytes_per_task = nbytes / tasks
 
-    def next_size(self, remaining: int | None, workers: int) -> int:
+    def next_size(self, remaining: int | None, workers: int, room: int = sys.maxsize) -> int:
         """Return the size of the next chunk, at least 1.
 
         Args:
             remaining: tasks that are left in the input, None if unknown.
             workers: how many can run at once.
+            room: the most tasks that there is room for, at least 1.
         """
+        if self.unit is not None:
+            size = min(self._by_time(remaining, workers), room)
+            return min(max(self.unit, size - size % self.unit), self._most, room)
         if self._fixed is not None:
             # A fraction is carried forward: 2.5 gives 3, 2, 3, 2.
             wanted = self._fixed + self._carried
             size = max(1, math.ceil(wanted - 1e-9))
             self._carried = wanted - size
-            return min(size, self._most)
+            return min(size, self._most, room)
+        return min(self._by_time(remaining, workers), room)
+
+    def _by_time(self, remaining: int | None, workers: int) -> int:
         if not self._tasks:
             return 1
         per_task = self._seconds / self._tasks

@@ -9,18 +9,23 @@ The *board* tells whoever shares it which task is running, so that a death can b
 one, that is a write per task.  Tasks that have proved to take some microseconds go in *runs*, with nothing
 between them; then the board says from which task on to which, and a run is short, or is cut short: no longer
 than about a millisecond, after which the ``Flusher`` ends it behind the task that it is in.
+
+A chunk of several *units* was made of chunks that were too short to go alone, and nobody shall notice.  None
+of its tasks may wait behind a slow one: when a task takes more than a millisecond, the ``Flusher`` gives the
+units behind it back.  And each runs exactly once: they go one by one, and what has not left is in the
+``Ledger``.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic, monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from pools_core.calls import Chunk, Convention, FailedTask, Outcomes, Packed, Returned, WorkerEvent
+from pools_core.calls import Chunk, Convention, FailedTask, Outcomes, Packed, Returned, Shortened, WorkerEvent
 from pools_core.failures import describe, shown
+from pools_core.ledger import Ledger
 from pools_core.payload import PLAIN, Sealed, pack, seal, unpack
 from pools_core.seeding import Board
 from pools_core.setup import OFFSET, SPAN_SHIFT, STARTED
@@ -41,8 +46,7 @@ FIRST_RUN: Final = 64
 """Tasks of the first run; each may be twice as long as the one before, up to ``GATHER`` in all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """What is to be run.
 
     Attributes:
@@ -71,6 +75,7 @@ class ChunkRun:
         flusher: sends gathered results while a slow task runs; None where nobody could take them.
         watch: measures the tasks; None where nobody wants to know.
         stop: asked whenever results leave; if it says so, the rest of the chunk is dropped.
+        ledger: keeps results of a chunk of several units until they have left.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class ChunkRun:
         flusher: Flusher | None,
         watch: Watch | None,
         stop: Callable[[], bool] | None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._send = send
         self._worker = worker
@@ -95,13 +101,16 @@ class ChunkRun:
         self._packs = isinstance(chunk.items, Packed)
         self._watch = watch
         self._spent = False
-        # What the flusher also touches, under the lock: the results so far and how many have left, and
-        # the items of the run that is under way.
+        # What the flusher also touches, under the lock: the results so far and how many have left, the
+        # items of the run that is under way, and those of a chunk of several units.
         self._lock = threading.Lock()
         self._values = work.values
         self._failures: list[FailedTask] = []
         self._run: list[Any] | None = None
         self._run_start = 0
+        self._units: list[Any] | None = None
+        self._ledger = ledger
+        self._seen = -1
         self._plain = True
         self._sent = 0
         self._since = self._left = 0.0
@@ -125,8 +134,12 @@ class ChunkRun:
 
     def _loop(self) -> None:
         size, call = self._chunk.size, self._chunk.call
+        if self._chunk.unit is not None and self._ledger is not None:
+            self._units = list(self._items)
+            self._ledger.begin(self._chunk.id)
         runs = not (
             size <= PROOF
+            or self._units is not None
             or self._sealed
             or self._watch is not None
             or call.task_timeout is not None
@@ -170,7 +183,12 @@ class ChunkRun:
         timed = self._chunk.call.task_timeout is not None
         watch = self._watch
         final = self._chunk.size - 1
-        items = self._items if end - start == self._chunk.size else self._items[start:end]
+        items: Sequence[Any] = self._items
+        ledger = self._ledger if self._units is not None else None
+        if self._units is not None:
+            items = self._units
+        elif end - start != self._chunk.size:
+            items = items[start:end]
         for offset, item in enumerate(items, start):
             if timed:
                 board[STARTED] = monotonic_ns()
@@ -193,8 +211,12 @@ class ChunkRun:
                 if not packs and _is_ctrl_c(error):
                     raise
                 self._failures.append(self._describe(error, offset, item))
+                self._left = 0.0 if ledger is not None else self._left
                 value = None
-            append(value)
+            if ledger is None:
+                append(value)
+            elif not self._noted(value, ledger):
+                self._left = 0.0  # it leaves before the next task starts
             now = monotonic()
             if watch is not None and watch.task_done(self._chunk.call, offset, item, now):
                 self._spent = True
@@ -205,6 +227,12 @@ class ChunkRun:
             if now - self._left >= GATHER and offset != final and not self._leave(now):
                 return False
         return True
+
+    def _noted(self, value: Any, ledger: Ledger) -> bool:
+        """Keep a result; return False if it is not in the ledger."""
+        with self._lock:  # the flusher clears the ledger
+            self._values.append(value)
+            return type(value) in PLAIN and ledger.note(value)
 
     def _packed(self, value: Any, offset: int) -> Sealed:
         packed = pack(value, f"the result of task {self._chunk.start + offset}")
@@ -278,7 +306,23 @@ class ChunkRun:
                 # only then is it certain which one is running.
                 del run[len(self._values) - self._run_start + 1 :]
                 self._board[OFFSET] = len(self._values)
+            elif self._units is not None:
+                self._shorten(self._units)
         self.flush()
+
+    def _shorten(self, units: list[Any]) -> None:
+        """Give back the units behind a task that is slow.  Under the lock: before the last outcomes leave.
+
+        It is slow if it was running the last time as well.  As in a run, no task starts that is not in the
+        list any more.
+        """
+        done = len(self._values)
+        slow, self._seen = done == self._seen, done
+        unit = self._chunk.unit or 1
+        size = (done // unit + 1) * unit
+        if slow and size < len(units):
+            del units[size:]
+            self._send(Shortened(self._chunk.id, size))
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -305,6 +349,8 @@ class ChunkRun:
             packed = seal(values, self._plain) if self._packs else values
             times = None if self._watch is None else self._watch.take(self._chunk.call)
             self._send(Outcomes(self._chunk.id, first, len(values), packed, failures, seconds, last, times))
+            if self._ledger is not None:
+                self._ledger.sent(self._sent)
 
     def _describe(self, error: BaseException, offset: int, item: Any) -> FailedTask:
         arguments = "not opened" if type(item) is Sealed else shown(item, self._chunk.call.convention)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import replace
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,7 +62,7 @@ def describe(
 def travelling(failed: FailedTask) -> FailedTask:
     """Return a failure of this process in the form in which it can leave it."""
     if isinstance(failed.error, BaseException):
-        return replace(failed, error=_pickled(failed.error))
+        return failed._replace(error=_pickled(failed.error))
     return failed
 
 

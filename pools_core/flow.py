@@ -17,9 +17,20 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, Returned, Session, SetupFailed
+from pools_core.calls import (
+    Call,
+    Chunk,
+    Outcomes,
+    Packed,
+    Refused,
+    Returned,
+    Session,
+    SetupFailed,
+    Shortened,
+)
 from pools_core.chunking import Chunker
 from pools_core.errors import SerializationError
 from pools_core.failures import lost, lost_init, rebuild, rebuild_setup
@@ -47,7 +58,13 @@ TASKS_AHEAD: Final = 64
 """Tasks per worker that are pulled and not delivered, where they are small and in chunks of one."""
 
 
-OfAChunk = Outcomes | ChunkLost | Refused | Returned | SetupFailed
+PULL_FIRST: Final = 4
+"""Items to pull before the first look at the clock; twice as many before each further one."""
+
+PULL_TIME: Final = 0.004
+"""Seconds of pulling after which a chunk goes as it is: as much as the work in it may take (``TARGET``)."""
+
+OfAChunk = Outcomes | ChunkLost | Refused | Returned | SetupFailed | Shortened
 """What an engine may say of a chunk."""
 
 
@@ -60,6 +77,12 @@ class InFlight:
         self.chunk = chunk
         self.items = items
         self.received = 0
+
+    def cut(self, size: int) -> InFlight:
+        """Keep so many tasks, and return the others."""
+        chunk, items = self.chunk, self.items
+        self.chunk, self.items = chunk._replace(size=size), items[:size]
+        return InFlight(chunk._replace(start=chunk.start + size, size=chunk.size - size), items[size:])
 
 
 class ShortLine(list[Any]):
@@ -118,6 +141,8 @@ class Flow(abc.ABC):
     turn: int | None = None
     """Number of the batch that ``next_batch`` returned last, counted from the start of the call; None
     if it goes again."""
+    unit: int | None = None
+    """Tasks that belong together in its chunks, where that is not all of them; see ``Chunk``."""
     watched = False
     """Whether the background thread waits for it though it is not the owner."""
     _attempts: dict[int, int] | None = None
@@ -147,8 +172,11 @@ class Flow(abc.ABC):
             return True
         ended = True
         if type(event) is Outcomes:
-            out.received = event.first + event.count
+            out.received = event.first + event.size
             ended = event.last
+        elif type(event) is Shortened:
+            self.inbox.append((out.cut(event.size), event))
+            return False
         if ended:
             del self.in_flight[event.chunk]
         self.inbox.append((out, event))
@@ -204,6 +232,8 @@ class Flow(abc.ABC):
                 self._settle_lost(out, event)
             elif isinstance(event, Returned):
                 self._go_again(out.chunk.start + out.received, out.items[out.received :])
+            elif isinstance(event, Shortened):
+                self._give_back(out)
             elif isinstance(event, SetupFailed):
                 self.pump.sessions.unfit(self.call.session)
                 self.pump.abort(self, rebuild_setup(event.failure, "worker_init"), kill=False)
@@ -318,6 +348,10 @@ class Flow(abc.ABC):
         if len(items):
             self._again.append((start, items))
 
+    def _give_back(self, rest: InFlight) -> None:
+        """A worker gave back what stood behind a slow task."""
+        self._go_again(rest.chunk.start, rest.items)
+
 
 class TaskFlow(Flow):
     """A call of one task: ``apply``, ``apply_async``, ``submit``."""
@@ -388,7 +422,10 @@ class TaskFlow(Flow):
         self._complete = True
 
     def _failed(self, index: int, error: BaseException) -> None:
-        self.error = error
+        if self.settings.on_error == "return":
+            self.value = Failure(error, index)
+        else:
+            self.error = error
         self._complete = True
 
 
@@ -425,7 +462,8 @@ class MapFlow(Flow):
         self._cut_at = settings.iterable_len
         self._sequence: Any = iterable if type(iterable) in (list, tuple, range) else None
         self._items = iterator
-        self._chunker = Chunker(settings, self._length)
+        self._chunker = Chunker(settings, self._length, pump.joins_chunks)
+        self.unit = self._chunker.unit
         self._one_by_one = one_by_one
         self._pulled = 0
         self._settled = 0
@@ -476,7 +514,8 @@ class MapFlow(Flow):
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Pull the items of the next chunk.  Runs the user's iterator."""
         if self._again:
-            return super().next_batch(workers)
+            self.turn = None
+            return self._first_of_again(workers)
         if self._exhausted:
             return None
         active = self._pulled - (self._settled if self._iterating is None else self._delivered)
@@ -485,7 +524,7 @@ class MapFlow(Flow):
         remaining = None if self._length is None else max(1, self._length - self._pulled)
         if most < self._least(window, remaining):
             return None
-        size = 1 if self._one_by_one else min(self._chunker.next_size(remaining, workers), most)
+        size = 1 if self._one_by_one else self._chunker.next_size(remaining, workers, most)
         start = self._pulled
         items = self._pull(size)
         self._pulled += len(items)
@@ -496,11 +535,26 @@ class MapFlow(Flow):
         self._turns += 1
         return start, items
 
+    def _first_of_again(self, workers: int) -> tuple[int, Sequence[Any]]:
+        """Return what goes again first; of several units no more than go together just now."""
+        start, items = self._again.popleft()
+        unit = self._chunker.unit
+        if unit is not None and len(items) > unit:
+            size = self._chunker.next_size(len(items), workers, len(items))
+            if size < len(items):
+                self._again.extendleft([(start + size, items[size:])])
+                items = items[:size]
+        return start, items
+
+    def _give_back(self, rest: InFlight) -> None:
+        self._chunker.slow_down()
+        super()._give_back(rest)
+
     def _least(self, window: int, remaining: int | None) -> int:
         """Return how much room there must be to pull: a chunk of a size that the user chose goes whole."""
         if self._one_by_one or not self._chunker.fixed:
             return 1
-        whole = min(self._chunker.last, window)
+        whole = min(self._chunker.chosen, window)
         return whole if remaining is None else min(whole, remaining)
 
     def _tell_total(self) -> None:
@@ -538,23 +592,40 @@ class MapFlow(Flow):
             # extend() keeps what came before an exception, so that those tasks are not lost.
             items = []
             try:
-                items.extend(islice(self._items, size))
+                self._exhausted = self._pull_some(items, size)
             except Exception as error:
                 self.input_error = error
                 self._exhausted = True
-                if self._chunker.fixed:
-                    return []  # a chunk of a size that the user chose runs whole or not at all
-            else:
-                self._exhausted = len(items) < size
+                if self._chunker.fixed:  # a chunk of a size that the user chose runs whole or not at all
+                    return items[: len(items) - len(items) % (self._chunker.unit or size)]
         if self._cut_at is not None and self._pulled + len(items) >= self._cut_at:
             self._exhausted = True
         return items
 
+    def _pull_some(self, items: list[Any], size: int) -> bool:
+        """Pull so many items, or fewer if they are long in coming; return whether the input is at its end.
+
+        What is there can go to work then, and what has finished meanwhile can be taken in.
+        """
+        whole = self._chunker.fixed and self._chunker.unit is None
+        unit = self._chunker.unit or 1
+        step = size if whole else PULL_FIRST + -PULL_FIRST % unit
+        began = monotonic()
+        while len(items) < size:
+            wanted = min(size, len(items) + step)
+            items.extend(islice(self._items, wanted - len(items)))
+            if len(items) < wanted:
+                return True
+            if monotonic() - began > PULL_TIME and not whole:
+                break
+            step *= 2
+        return False
+
     def _settle(self, out: InFlight, event: Outcomes) -> None:
         self._measured = True
-        self._chunker.learn(event.count, event.seconds)
-        if event.count and isinstance(event.values, Packed):
-            self._bytes_out = event.values.nbytes / event.count
+        self._chunker.learn(event.size, event.seconds)
+        if event.size and isinstance(event.values, Packed):
+            self._bytes_out = event.values.nbytes / event.size
         super()._settle(out, event)
 
     def _put(self, index: int, values: list[Any]) -> None:

@@ -28,6 +28,7 @@ from pools_core.calls import (
     Session,
     SessionEnded,
     SetupFailed,
+    Shortened,
     WorkerEvent,
     WorkerTimes,
     type_buffer,
@@ -96,14 +97,18 @@ class Kind(enum.IntEnum):
     """From an engine behind an engine: a worker ended while it took a session down."""
     SESSION_OVER = 19
     """From an engine behind an engine: all of its workers have taken a session down."""
+    SHORTENED = 20
+    """From a worker."""
 
 
 Frame = tuple[Kind, list[type_buffer]]
+"""What arrives: a kind, and the parts."""
 
 Relayed: TypeAlias = "WorkerEvent | ChunkLost | SessionLost | SessionOver | Logged"
 """What is said of a chunk, for engines whose workers are behind another engine."""
 
-_CHUNK: Final = struct.Struct("<QQQIQ")
+_CHUNK: Final = struct.Struct("<QQQIQI")
+_SHORTENED: Final = struct.Struct("<QI")
 _OUTCOMES: Final = struct.Struct("<QIIdB")
 _MARSHAL: Final = 2
 _FAILED_FIELDS: Final = ("offset", "type_name", "text", "traceback", "arguments", "worker", "error")
@@ -137,6 +142,9 @@ def encode_session(session: Session, inherited: bool, hold: Hold | None = None) 
 def decode_session(parts: Sequence[type_buffer]) -> Session:
     """Return the session in a SESSION frame, its functions and its shared object still packed.
 
+    Args:
+        parts: those of the frame.
+
     Raises:
         KeyError: it relies on a shared object that this process did not inherit.
     """
@@ -163,7 +171,7 @@ def _packed(function: Any) -> Packed | None:
 
 
 def encode_call(call: Call) -> list[type_part]:
-    """Return the parts of a CALL frame.  The function must be packed."""
+    """Return the parts of a CALL frame for a ``call`` whose function is packed."""
     assert isinstance(call.function, Packed)
     session = 0 if call.session is None else call.session.id
     fields = (
@@ -180,6 +188,10 @@ def encode_call(call: Call) -> list[type_part]:
 
 def decode_call(parts: Sequence[type_buffer], sessions: dict[int, Session]) -> Call:
     """Return the call in a CALL frame, its function still packed.
+
+    Args:
+        parts: those of the frame.
+        sessions: those that have come, by id.
 
     Raises:
         KeyError: its session has not come before it.
@@ -199,22 +211,27 @@ def encode_chunk(chunk: Chunk, ticket: int = 0) -> list[type_part]:
     """
     items = chunk.items
     assert isinstance(items, Packed)
-    fields = _CHUNK.pack(chunk.id, chunk.call.id, chunk.start, chunk.size, ticket)
+    fields = _CHUNK.pack(chunk.id, chunk.call.id, chunk.start, chunk.size, ticket, chunk.unit or 0)
     return [fields, items.data, *items.buffers]
 
 
 def decode_chunk(parts: Sequence[type_buffer], calls: dict[int, Call]) -> tuple[Chunk, int]:
     """Return the chunk in a CHUNK frame, its items still packed, and its ticket.
 
+    Args:
+        parts: those of the frame.
+        calls: those that have come, by id.
+
     Raises:
         KeyError: its call has not come before it.
     """
-    number, call, start, size, ticket = _CHUNK.unpack(parts[0])
-    return Chunk(number, calls[call], start, size, Packed(parts[1], parts[2:])), ticket
+    number, call, start, size, ticket, unit = _CHUNK.unpack(parts[0])
+    items = Packed(parts[1], parts[2:])
+    return Chunk(number, calls[call], start, size, items, unit=unit or None), ticket
 
 
 def encode_event(event: WorkerEvent) -> tuple[Kind, list[type_part]]:
-    """Return what a worker says as a frame's kind and parts.  Values must be packed."""
+    """Return what a worker says, an ``event`` whose values are packed, as a frame's kind and parts."""
     if isinstance(event, Outcomes):
         return Kind.OUTCOMES, encode_outcomes(event)
     if isinstance(event, SetupFailed):
@@ -225,12 +242,18 @@ def encode_event(event: WorkerEvent) -> tuple[Kind, list[type_part]]:
         failure = None if event.failure is None else _row(event.failure)
         fields = (event.session, event.worker, failure, event.seconds)
         return Kind.SESSION_ENDED, [marshal.dumps(fields, _MARSHAL), values.data, *values.buffers]
+    if isinstance(event, Shortened):
+        return Kind.SHORTENED, [_SHORTENED.pack(event.chunk, event.size)]
     kind = Kind.REFUSED if isinstance(event, Refused) else Kind.RETURNED
     return kind, [event.chunk.to_bytes(8, "little")]
 
 
 def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
     """Return what a frame from a worker says, the values still packed.
+
+    Args:
+        kind: that of the frame.
+        parts: those of the frame.
 
     Raises:
         ValueError: it is a frame of another kind.
@@ -241,6 +264,8 @@ def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
         return Refused(int.from_bytes(parts[0], "little"))
     if kind is Kind.RETURNED:
         return Returned(int.from_bytes(parts[0], "little"))
+    if kind is Kind.SHORTENED:
+        return Shortened(*_SHORTENED.unpack(parts[0]))
     if kind is Kind.SETUP_FAILED:
         chunk, row = marshal.loads(parts[0])
         return SetupFailed(chunk, FailedTask(*row))
@@ -252,7 +277,7 @@ def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
 
 
 def encode_relayed(event: Relayed) -> tuple[Kind, list[type_part]]:
-    """Return what one engine tells another as a frame's kind and parts: a worker's words, or its own."""
+    """Return an ``event`` that one engine tells another, perhaps its own, as a frame's kind and parts."""
     from pools_core.protocol import ChunkLost, Logged, SessionLost, SessionOver
 
     if isinstance(event, ChunkLost):
@@ -269,6 +294,10 @@ def encode_relayed(event: Relayed) -> tuple[Kind, list[type_part]]:
 
 def decode_relayed(kind: Kind, parts: Sequence[type_buffer]) -> Relayed:
     """Return what a frame from another engine says.
+
+    Args:
+        kind: that of the frame.
+        parts: those of the frame.
 
     Raises:
         ValueError: it is a frame of another kind.
@@ -303,7 +332,7 @@ def encode_outcomes(outcomes: Outcomes) -> list[type_part]:
     """Return the parts of an OUTCOMES frame.  The values must be packed."""
     values = outcomes.values
     assert isinstance(values, Packed)
-    fields = _OUTCOMES.pack(outcomes.chunk, outcomes.first, outcomes.count, outcomes.seconds, outcomes.last)
+    fields = _OUTCOMES.pack(outcomes.chunk, outcomes.first, outcomes.size, outcomes.seconds, outcomes.last)
     rare = b""
     if outcomes.failures or outcomes.times is not None:
         times = outcomes.times

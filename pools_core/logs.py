@@ -158,10 +158,13 @@ def relay(levels: LogLevels | None, worker: int, send: Callable[[bytes], None]) 
         import logging
     line = _taken_over(logging)
     line.open(worker, send)
-    if levels is not None:
-        _adopt(logging, levels)
-        line.handler.setLevel(levels[0])
-    _hang(logging, line.handler if levels is not None else None)
+    if levels is None:
+        _hang(logging, None)
+        return
+    _adopt(logging, levels)
+    handler = line.handler()
+    handler.setLevel(levels[0])
+    _hang(logging, handler)
 
 
 class _Line:
@@ -169,7 +172,7 @@ class _Line:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.handler = _relay_handler(self.take)
+        self._handler: logging.Handler | None = None
         self._sending = threading.local()
         self._worker = 0
         self._send: Callable[[bytes], None] | None = None
@@ -178,6 +181,12 @@ class _Line:
         """Send this way from now on."""
         self._worker = worker
         self._send = send
+
+    def handler(self) -> logging.Handler:
+        """Return what to hang on loggers; made when first asked for, which few processes do."""
+        if self._handler is None:
+            self._handler = _relay_handler(self.take)
+        return self._handler
 
     def take(self, record: logging.LogRecord) -> None:
         """Pack a record and send it; raises nothing into the task that logs."""
@@ -189,7 +198,7 @@ class _Line:
         try:
             data = _pack(record, self._worker)
         except Exception:  # the record's own text: said on stderr, as logging says it
-            self.handler.handleError(record)
+            self.handler().handleError(record)
         else:
             self._give(data)
 

@@ -28,6 +28,7 @@ from pools_core.calls import Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
 
 __all__ = [
+    "MARSHAL_VERSION",
     "PLAIN",
     "FunctionUnknownError",
     "Sealed",

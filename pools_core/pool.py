@@ -365,20 +365,38 @@ class Pool:
 
     # --- single tasks --------------------------------------------------------------------------------
 
+    @overload
+    def apply(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> R: ...
+
+    @overload
     def apply(
         self,
         func: Callable[..., R],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> R:
+    ) -> R | Failure: ...
+
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Any:
         """Call ``func(*args, **kwds)`` in a worker; blocks until the result is there, and returns it.
 
         Args:
             func: the function.
             args: its positional arguments.
             kwds: its keyword arguments.
-            options: see ``CallOptions``; ``on_error``, and what is about chunks or progress, has no effect here.
+            options: see ``CallOptions``; what is about chunks or progress has no effect here.
 
         Raises:
             PoolClosedError: the pool takes no more work.
@@ -387,9 +405,9 @@ class Pool:
         """
         # No name for the call here: an error's traceback would keep it, and its arguments, alive.
         settings = self._settings(options, None) if options else DEFAULTS
-        result: R = self._pump.run(self._single(func, args, kwds, settings))
-        return result
+        return self._pump.run(self._single(func, args, kwds, settings))
 
+    @overload
     def apply_async(
         self,
         func: Callable[..., R],
@@ -397,8 +415,29 @@ class Pool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callable[[R], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[RaisingOptions],
+    ) -> AsyncResult[R]: ...
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callable[[R | Failure], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[R]:
+    ) -> AsyncResult[R | Failure]: ...
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[Any]:
         """Like ``apply``, but return at once; callbacks as for ``map_async``."""
         flow = self._single(func, args, kwds, self._settings(options, None) if options else DEFAULTS)
         return self._begin_async(flow, callback, error_callback)

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pools_core.calls import Call, Carried, Chunk, Session, WorkerEvent
 from pools_core.errors import PoolsError
@@ -36,8 +35,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
+class WorkerStarted(NamedTuple):
     """A worker is ready for its first chunk.
 
     Attributes:
@@ -51,8 +49,7 @@ class WorkerStarted:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDied:
+class WorkerDied(NamedTuple):
     """A worker ended that had not been told to.
 
     Attributes:
@@ -70,22 +67,27 @@ class WorkerDied:
     memory: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
-    """A task overran its call's ``task_timeout`` and the engine killed it."""
+class TimedOut(NamedTuple):
+    """A task overran its call's ``task_timeout`` and the engine killed it.
+
+    Attributes:
+        worker: the name of the worker that ran it, as text.
+    """
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
-    """The work stopped through no fault of the task: its node was lost, or stopped on purpose."""
+class Interrupted(NamedTuple):
+    """The work stopped through no fault of the task: its node was lost, or stopped on purpose.
+
+    Attributes:
+        why: what happened, as text.
+    """
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkLost:
+class ChunkLost(NamedTuple):
     """No further outcome of this chunk will come from where it was.
 
     Attributes:
@@ -102,8 +104,7 @@ class ChunkLost:
     span: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(NamedTuple):
     """The engine cannot run anything any more, such as when no worker can be started.
 
     Attributes:
@@ -113,8 +114,7 @@ class Broken:
     error: PoolsError
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLost:
+class SessionLost(NamedTuple):
     """A worker ended while it ran a session's exit function.
 
     Attributes:
@@ -126,8 +126,7 @@ class SessionLost:
     cause: WorkerDied | TimedOut
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOver:
+class SessionOver(NamedTuple):
     """Every worker has said what came of a session's end; follows the last ``SessionEnded`` of it.
 
     Attributes:
@@ -137,8 +136,7 @@ class SessionOver:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(NamedTuple):
     """A record of a worker's log.
 
     Attributes:
@@ -151,6 +149,7 @@ class Logged:
 
 
 Event = WorkerEvent | ChunkLost | WorkerStarted | WorkerDied | Broken | SessionLost | SessionOver | Logged
+"""What an engine's ``wait`` says: the words of a worker, or its own."""
 
 
 class Engine(abc.ABC):
@@ -162,6 +161,10 @@ class Engine(abc.ABC):
     inline: ClassVar[bool] = False
     """Whether ``wait`` runs the tasks in the calling thread: then each thread only ever waits for
     what it submitted itself, may do so within a task, and no helper thread is started."""
+
+    shortens: ClassVar[bool] = False
+    """Whether its workers give back the end of a chunk of several units when a task is slow; then chunks
+    of a size that the user chose go together while they are short."""
 
     same_process: ClassVar[bool] = False
     """Whether workers share the caller's memory: then nothing is pickled."""
@@ -181,7 +184,7 @@ class Engine(abc.ABC):
             view: the bytes; they may change as soon as this returns.
 
         Returns:
-            None if there is no better place than the message: then the pool copies the buffer.
+            None if there is no better place than the message; then the pool copies the buffer.
         """
         return None
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pools_core.background import Background
 from pools_core.callbacks import CallbackThread
 from pools_core.callbook import CallBook
-from pools_core.calls import Chunk, Outcomes, Packed, Refused, Returned, SessionEnded, SetupFailed
+from pools_core.calls import Chunk, Outcomes, Packed, Refused, Returned, SessionEnded, SetupFailed, Shortened
 from pools_core.errors import PoolClosedError, PoolTimeoutError, SerializationError
 from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
 from pools_core.protocol import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pump"]
 
-_OF_A_CHUNK: Final = (Outcomes, ChunkLost, Refused, Returned, SetupFailed)
+_OF_A_CHUNK: Final = (Outcomes, ChunkLost, Refused, Returned, SetupFailed, Shortened)
 
 STOCK: Final = 2
 """Chunks that a call keeps ready, so that another thread that leads can give them out."""
@@ -100,6 +100,11 @@ class Pump:
         self._logged: deque[bytes] = deque()
         self.background = Background(self, f"pools-{pool_id}")
         self.callbacks = CallbackThread(f"pools-callbacks-{pool_id}", at_once=self.engine.inline)
+
+    @property
+    def joins_chunks(self) -> bool:
+        """Whether chunks of a size that the user chose may go together while they are short."""
+        return self.engine.shortens and not self.orders_tasks
 
     @property
     def flows(self) -> AbstractSet[Flow]:
@@ -267,7 +272,8 @@ class Pump:
                     return
                 turn = flow.turn if self.orders_tasks else None
                 worker = None if turn is None else turn % engine.size
-                chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed, worker)
+                unit = flow.unit if flow.unit is not None and flow.unit < len(items) else None
+                chunk = Chunk(next(self._chunk_ids), flow.call, start, len(items), packed, worker, unit)
                 flow.ready.append(InFlight(chunk, items))
                 if len(flow.ready) == 1:
                     self._hungry.append(flow)
@@ -575,7 +581,7 @@ class Pump:
                         self.hooks.pools_chunk_done(
                             pool_id=self.pool_id,
                             call_id=flow.number,
-                            tasks=event.count,
+                            tasks=event.size,
                             failures=len(event.failures),
                             seconds=event.seconds,
                         )

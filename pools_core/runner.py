@@ -14,6 +14,7 @@ from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, SetupFailed
 from pools_core.chunkrun import ChunkRun, Flusher, Pass
 from pools_core.errors import SerializationError
 from pools_core.failures import describe
+from pools_core.ledger import Ledger
 from pools_core.payload import FunctionUnknownError, is_by_value, seal, unpack_batch, unpack_function
 from pools_core.seeding import Board, TaskIndex, current
 from pools_core.setup import BOARD_SLOTS, CHUNK, OFFSET, STARTED, SetupError, Setups
@@ -36,6 +37,8 @@ class Runner:
         number: the worker's number in its pool, from 0.
         packs: what leaves is packed; by default that is so where there is a board.
         max_memory: bytes of resident memory above which the worker is to be replaced; None for no limit.
+        ledger: keeps results of chunks of several units until they have left; where there is none, a worker
+            does not get such chunks.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class Runner:
         number: int = 0,
         packs: bool | None = None,
         max_memory: int | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.worker = worker
         self.board: Board = [0] * BOARD_SLOTS if board is None else board
         self.send = send
         self.flusher = flusher
         self._number = number
+        self._ledger = ledger
         self.watch = Watch(number, self.board, max_memory)
         self.spent = False
         """Whether the worker has done its share, and is to be replaced: call ``retire`` then."""
@@ -126,7 +131,8 @@ class Runner:
                 self.watch.started(self._setups.taken())
             watch = self.watch if self.watch.wanted(chunk.call) else None
             work = Pass(chunk, function, items, sealed, values)
-            self.spent = ChunkRun(work, self.send, self.worker, board, self.flusher, watch, stop).run()
+            run = ChunkRun(work, self.send, self.worker, board, self.flusher, watch, stop, self._ledger)
+            self.spent = run.run()
         finally:
             current.task, current.worker = before
         # Not where an exception passes by: then this worker ends, and the board says in which task.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -230,7 +230,7 @@ class Sessions:
         self._former.clear()
         self._records.clear()
         if self._latest is not None:
-            self._latest.session = replace(self._latest.session, shared=None)
+            self._latest.session = self._latest.session._replace(shared=None)
 
     def torn(self) -> None:
         """The engine is replaced: nobody is left to take anything down."""
@@ -274,7 +274,7 @@ class Sessions:
             None if func is None else pack_function(func, by_value=True)
             for func in (settings.worker_init, settings.worker_exit)
         )
-        new = replace(old, id=next(self._ids), init=init, exit=leave)
+        new = old._replace(id=next(self._ids), init=init, exit=leave)
         with self._pump.lock:
             record = self._records[new.id] = _Record(new, flow.session is None, False, [])
             self._latest = record

@@ -7,9 +7,8 @@ the shared object, the worker's state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic, monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pools_core.calls import Chunk, FailedTask, Packed, Session, SessionEnded
 from pools_core.failures import describe
@@ -36,8 +35,7 @@ SPAN_SHIFT: Final = 32
 """Bits of the offset; those above hold the length of a run of short tasks, one of which is running."""
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """What a board says.
 
     Attributes:

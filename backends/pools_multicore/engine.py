@@ -38,6 +38,7 @@ from pools_core.calls import (
     Session,
     SessionEnded,
     SetupFailed,
+    Shortened,
 )
 from pools_core.errors import PoolsError, TransportError, WorkerDiedError
 from pools_core.frames import Kind, decode_event, encode_call, encode_chunk, encode_session
@@ -85,6 +86,7 @@ class MulticoreEngine(Engine):
     """
 
     capabilities = pools_multicore.capabilities
+    shortens = True
 
     def __init__(self, settings: MulticoreSettings) -> None:
         assert may_have_children(), (
@@ -511,10 +513,15 @@ class MulticoreEngine(Engine):
         else:
             self._progressed(worker, event)
 
-    def _progressed(self, worker: WorkerHandle, event: Outcomes | Refused | Returned | SetupFailed) -> None:
+    def _progressed(
+        self, worker: WorkerHandle, event: Outcomes | Refused | Returned | Shortened | SetupFailed
+    ) -> None:
         seat = self._seat_of(worker, event.chunk)
-        if isinstance(event, Outcomes):
+        if isinstance(event, Shortened):
+            pass  # it still has the others
+        elif isinstance(event, Outcomes):
             seat.seconds += event.seconds
+            seat.received = event.first + event.size
             if event.last:
                 self._leave(worker, seat, seat.seconds)
         else:
@@ -542,7 +549,7 @@ class MulticoreEngine(Engine):
         """A worker's line is at its end: learn how it ended, and say what became of its chunks."""
         process = worker.process
         assert process is not None
-        running, memory = worker.running(), worker.memory
+        running, memory, unsent = worker.running(), worker.memory, worker.unsent()
         process.kill(tree=False)  # whatever it started and left behind in its group
         exitcode = process.reap()
         self._discard(worker)
@@ -550,6 +557,7 @@ class MulticoreEngine(Engine):
         died = WorkerDied(worker.name, worker.pid, socket.gethostname(), exitcode, memory)
         if not worker.ready and not self._shut and not worker.condemned:
             self._failed_starts += 1
+        self._events += unsent
         for seat in worker.seats:
             self._timed -= seat.chunk.call.limited
             if not seat.dropped:

@@ -100,7 +100,7 @@ class ForkServer:
         """
         with self._lock:
             try:
-                socket.send_fds(self._control, [_MESSAGE.pack(b"s", 0)], list(fds.as_tuple()))
+                socket.send_fds(self._control, [_MESSAGE.pack(b"s", 0)], list(fds))
                 return self._answer()
             except BaseException:  # also Ctrl-C: the answer to this must not be taken for the next one's
                 self.close()

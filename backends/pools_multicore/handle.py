@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from pools_core.calls import Chunk, Session
+from pools_core import blas
+from pools_core.calls import Chunk, Outcomes, Session
 from pools_core.frames import Kind
+from pools_core.ledger import unsent
+from pools_core.payload import seal
 from pools_core.setup import INIT, MEMORY, Running, running
 from pools_multicore.arena import Arena, Reader
 from pools_multicore.channel import FrameReader, Outbox
 from pools_multicore.inherit import lifeline
 from pools_multicore.process import Process, Starter
 from pools_multicore.settings import MulticoreSettings
-from pools_multicore.worker import BOARD_BYTES, TICKET, WorkerFds, worker_name
+from pools_multicore.worker import BOARD_BYTES, SHARED_BYTES, TICKET, WorkerFds, worker_name
 
 __all__ = ["Seat", "WorkerHandle"]
 
@@ -36,12 +39,14 @@ class Seat:
         ticket: its number in the pipe, 0 when it went to an idle worker and has none.
         dropped: nobody wants its outcomes any more.
         seconds: time that the parts so far took.
+        received: tasks of it whose outcomes have arrived.
     """
 
     chunk: Chunk
     ticket: int
     dropped: bool = False
     seconds: float = 0.0
+    received: int = 0
 
 
 class WorkerHandle:
@@ -75,8 +80,10 @@ class WorkerHandle:
         self.last_ticket = 0
         with board_file() as board:
             self._board_fd = os.dup(board)
-        self._memory = mmap.mmap(self._board_fd, BOARD_BYTES)
-        self.board = memoryview(self._memory).cast("q")
+        self._memory = mmap.mmap(self._board_fd, SHARED_BYTES)
+        whole = memoryview(self._memory)
+        self.board = whole[:BOARD_BYTES].cast("q")
+        self.ledger = whole[BOARD_BYTES:]
         self.process: Process | None = None
         self.pidfd: int | None = None
         self.ready = False
@@ -111,6 +118,7 @@ class WorkerHandle:
             "cpus": None if settings.cpu_ids is None else settings.cpu_ids[self.number],
             "max_memory": settings.max_worker_memory,
             "threads": self._threads,
+            "announce": {} if self._threads is None else announcement(*self._threads),
             "levels": self._levels,
             **starter.config(),
         }
@@ -119,7 +127,7 @@ class WorkerHandle:
             self.process = starter.start(fds)
             self.pidfd = pidfd_of(self.process.pid)
         finally:
-            for fd in fds.as_tuple():
+            for fd in fds:
                 os.close(fd)
             os.close(self._board_fd)
             self._far.close()
@@ -178,6 +186,15 @@ class WorkerHandle:
         """Return what it runs, or None."""
         return running(self.board)
 
+    def unsent(self) -> list[Outcomes]:
+        """Return what it had done of its chunk and not sent, once it has ended."""
+        found: list[Outcomes] = []
+        for seat in self.seats:
+            if not seat.dropped and (values := unsent(self.ledger, seat.chunk.id, seat.received)):
+                packed = seal(values, all_plain=True)
+                found.append(Outcomes(seat.chunk.id, seat.received, len(values), packed, last=False))
+        return found
+
     def take_ticket(self) -> int | None:
         """Take the oldest ticket back; None if the worker has had them all."""
         try:
@@ -188,6 +205,7 @@ class WorkerHandle:
     def close(self) -> None:
         """Let go of its descriptors; the map has one, too."""
         self.board.release()
+        self.ledger.release()
         self._memory.close()
         self.sock.close()
         self._side.close()
@@ -196,6 +214,14 @@ class WorkerHandle:
             os.close(self.pidfd)
         os.close(self.tickets_in)
         os.close(self.tickets_out)
+
+
+def announcement(threads: int, explicit: bool) -> dict[str, str]:
+    """Return the environment variables by which numerical libraries learn how many threads they may use.
+
+    Worked out here, once, and not by each worker while the first task waits for it.
+    """
+    return blas.environment(threads, {} if explicit else os.environ)
 
 
 def pidfd_of(pid: int) -> int | None:
@@ -210,7 +236,7 @@ def pidfd_of(pid: int) -> int | None:
 
 
 def board_file() -> contextlib.AbstractContextManager[int]:
-    """Return a context that gives the descriptor of a page of shared memory without a name."""
+    """Return a context that gives the descriptor of shared memory without a name."""
     return _memfd() if hasattr(os, "memfd_create") else _temporary()
 
 
@@ -218,7 +244,7 @@ def board_file() -> contextlib.AbstractContextManager[int]:
 def _memfd() -> Iterator[int]:
     fd = os.memfd_create("pools-board")
     try:
-        os.ftruncate(fd, BOARD_BYTES)
+        os.ftruncate(fd, SHARED_BYTES)
         yield fd
     finally:
         os.close(fd)
@@ -227,5 +253,5 @@ def _memfd() -> Iterator[int]:
 @contextlib.contextmanager
 def _temporary() -> Iterator[int]:
     with tempfile.TemporaryFile() as file:
-        file.truncate(BOARD_BYTES)
+        file.truncate(SHARED_BYTES)
         yield file.fileno()

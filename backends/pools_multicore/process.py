@@ -21,13 +21,13 @@ from typing import Any, Final
 
 from pools_core.shared import inheritable
 from pools_multicore.forkserver import ForkServer
-from pools_multicore.inherit import fresh_python, no_interrupt, preparation
+from pools_multicore.inherit import fresh_python, preparation
 from pools_multicore.worker import WorkerFds, run_worker
 
 __all__ = ["Process", "Starter", "check_not_importing_main", "may_have_children", "stop_forkserver"]
 
 
-TEMPLATE_AFTER: Final = 0.02
+TEMPLATE_AFTER: Final = 0.1
 """Seconds of a pool's life before the template is forked off, unless helper threads start sooner."""
 
 
@@ -150,7 +150,7 @@ class Starter:
         return self._born + TEMPLATE_AFTER - monotonic()
 
     def start(self, fds: WorkerFds) -> Process:
-        """Start a worker.
+        """Start a worker; the caller holds Ctrl-C back, see ``no_interrupt``.
 
         Args:
             fds: its descriptors; the caller closes them afterwards.
@@ -217,15 +217,14 @@ def check_not_importing_main() -> None:
 
 
 def _fork(fds: WorkerFds) -> int:
-    with no_interrupt():
-        pid = os.fork()
-        if pid == 0:
-            run_worker(fds)
+    pid = os.fork()
+    if pid == 0:
+        run_worker(fds)
     return pid
 
 
 def _spawn(fds: WorkerFds) -> int:
-    return fresh_python("pools_multicore.worker", "spawned", fds.as_tuple())
+    return fresh_python("pools_multicore.worker", "spawned", fds)
 
 
 def _cwd() -> str | None:

@@ -21,13 +21,13 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from pools_core import blas
 from pools_core.calls import Call, Session, WorkerEvent
 from pools_core.frames import Kind, decode_call, decode_chunk, decode_session, encode_event
+from pools_core.ledger import LEDGER_BYTES, Ledger
 from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
 from pools_multicore.channel import read_frames
 from pools_multicore.line import Line
@@ -36,6 +36,7 @@ __all__ = [
     "BOARD_BYTES",
     "N_FDS",
     "REVOKED",
+    "SHARED_BYTES",
     "TICKET",
     "WorkerFds",
     "import_main",
@@ -47,11 +48,12 @@ REVOKED: Final = BOARD_SLOTS
 """Slot of the board that the engine writes: id of a chunk that shall not go on after its running task."""
 
 BOARD_BYTES: Final = mmap.PAGESIZE
+SHARED_BYTES: Final = BOARD_BYTES + LEDGER_BYTES
+"""What a worker shares with the engine: the board, and behind it the ledger."""
 TICKET: Final = struct.Struct("<Q")
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFds:
+class WorkerFds(NamedTuple):
     """The descriptors that a worker is born with.
 
     Attributes:
@@ -68,12 +70,8 @@ class WorkerFds:
     lifeline: int
     side: int
 
-    def as_tuple(self) -> tuple[int, int, int, int, int]:
-        """Return them in the order of the fields."""
-        return self.channel, self.tickets, self.board, self.lifeline, self.side
 
-
-N_FDS: Final = len(fields(WorkerFds))
+N_FDS: Final = len(WorkerFds._fields)
 
 
 def worker_name(pid: int) -> str:
@@ -149,15 +147,14 @@ def _prepare(config: dict[str, Any]) -> None:
     if config["cwd"] is not None:
         with contextlib.suppress(OSError):  # as in the parent it may have been removed
             os.chdir(config["cwd"])
-    if config["threads"] is not None:
-        announce_threads(*config["threads"])  # before the main script, which may import what heeds it
+    if config["announce"]:
+        announce_threads(config["announce"])  # before the main script, which may import what heeds it
     if config["prepare"] is not None:
         import_main(config["prepare"])
 
 
-def announce_threads(threads: int, explicit: bool) -> None:
+def announce_threads(wanted: dict[str, str]) -> None:
     """Tell numerical libraries that are still to be imported how many threads they may use."""
-    wanted = blas.environment(threads, {} if explicit else os.environ)
     if "numba" in sys.modules:
         wanted.pop("NUMBA_NUM_THREADS", None)  # numba, once loaded, takes a change of it for a mistake
     os.environ.update(wanted)
@@ -197,7 +194,8 @@ class _Worker:
         self._calls: dict[int, Call] = {}
         self._sessions: dict[int, Session] = {}
         self._relay_log(config["levels"])
-        self._board = memoryview(mmap.mmap(fds.board, BOARD_BYTES)).cast("q")
+        memory = memoryview(mmap.mmap(fds.board, SHARED_BYTES))
+        self._board = memory[:BOARD_BYTES].cast("q")
         os.close(fds.board)
         self._flusher = Flusher()
         self._runner = Runner(
@@ -207,6 +205,7 @@ class _Worker:
             self._flusher,
             config["number"],
             max_memory=config["max_memory"],
+            ledger=Ledger(memory[BOARD_BYTES:]),
         )
         signal.signal(signal.SIGINT, self._on_sigint)
         # A process that a task forks must not hold this worker's line open after its death.

@@ -176,6 +176,15 @@ class ErrorsContract(ContractBase):
             pool.map(tasks.pass_gate, [gate.address] * pool.size, chunksize=1)
             return {pid for _, pid in gate.arrived}
 
+    def test_a_single_task_may_return_its_failure(self, pool: Pool) -> None:
+        """As one of many does; nobody has to ask for it."""
+        failures: list[Any] = [
+            pool.apply(int, ("two",), on_error="return"),
+            pool.apply_async(int, ("two",), on_error="return").get(60),
+        ]
+        assert [(type(one.error), one.index) for one in failures] == [(ValueError, 0)] * 2
+        assert pool.apply(tasks.square, (3,), on_error="return") == 9
+
     def test_stop_iteration_of_a_task_does_not_end_anything(self, pool: Pool) -> None:
         """Raised as itself by map; an iterator that raised it would end silently, so imap wraps it."""
         with pytest.raises(StopIteration, match="early"):

@@ -104,7 +104,7 @@ class WorkersContract(ContractBase):
         """From the next call on, by whatever method it comes; unknown ones are refused."""
         assert pool.apply(tasks.echo, ("item",)) == (("item",), {})
         pool.configure(pass_worker_id=True, shared_objects=[1])
-        args, _ = pool.apply(tasks.echo, ("item",))
+        args: tuple[Any, ...] = pool.apply(tasks.echo, ("item",))[0]
         assert args[1:] == ([1], "item")
         pool.configure(pass_worker_id=False, shared_objects=[2])
         assert pool.apply(tasks.echo, ("item",)) == (([2], "item"), {})

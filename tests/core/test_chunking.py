@@ -265,3 +265,57 @@ def test_last_of_a_fixed_size_is_its_larger_neighbour(chunk_size, last):
     assert made.last == last
     sizes(made, 3)
     assert made.last == last
+
+
+# --- chunks of a chosen size that go together -----------------------------------------------------
+
+
+def joined(size: int, per_task: float, length: int | None = None, **settings) -> list[int]:
+    """Return the first sizes where several chunks may go together and tasks take so many seconds."""
+    made = Chunker(CallSettings(chunk_size=size, **settings), length, joins=True)
+    found = []
+    for _ in range(6):
+        found.append(made.next_size(None, 2))
+        made.learn(found[-1], found[-1] * per_task)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_short_ones_go_together_and_stay_whole(size):
+    """As many as make some milliseconds of work, and never a part of one."""
+    found = joined(size, 1e-6)
+    assert found[0] == size
+    assert found[-1] > 10 * size
+    assert all(one % size == 0 and one * 1e-6 <= TARGET for one in found)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_longer_ones_go_alone(size):
+    """Whatever they are, they are not made smaller than the user said."""
+    assert joined(size, TARGET) == [size] * 6
+
+
+def test_after_a_slow_task_they_begin_small_again():
+    """What was measured before tells too little."""
+    made = Chunker(CallSettings(chunk_size=1), None, joins=True)
+    for _ in range(4):
+        size = made.next_size(None, 2)
+        made.learn(size, size * 1e-6)
+    assert size > GROWTH
+    made.slow_down()
+    assert made.next_size(None, 2) <= GROWTH
+
+
+def test_they_keep_to_what_there_is_room_for():
+    """To ``max_tasks_active``, and to the room that is left of it."""
+    assert max(joined(1, 1e-6, max_tasks_active=10)) == 10
+    made = Chunker(CallSettings(chunk_size=3), None, joins=True)
+    made.learn(1000, 1e-3)
+    assert made.next_size(None, 2, room=8) == 6
+
+
+def test_sizes_that_are_no_whole_numbers_do_not_go_together():
+    """2.5 gives 3, 2, 3, 2."""
+    made = Chunker(CallSettings(n_splits=4), 10, joins=True)
+    made.learn(1000, 1e-3)
+    assert [made.next_size(None, 2) for _ in range(4)] == [3, 2, 3, 2]

@@ -144,7 +144,7 @@ def test_a_run_is_cut_behind_the_task_that_is_slow(worker, runs):
             seen.append((running(worker.board).span > 1, running(worker.board).offset <= 1000))
             whole.cut()  # as the flusher does when a millisecond is over
             seen.append((running(worker.board).offset, running(worker.board).span))
-            seen.append(sum(part.count for part in worker.parts))
+            seen.append(sum(part.size for part in worker.parts))
         return number
 
     whole = pass_over(worker, task, values)
@@ -152,7 +152,7 @@ def test_a_run_is_cut_behind_the_task_that_is_slow(worker, runs):
 
     assert seen == [(True, True), (1000, 1), 1000]
     assert ran == list(range(SIZE))
-    assert sum(part.count for part in worker.parts) == SIZE
+    assert sum(part.size for part in worker.parts) == SIZE
 
 
 def test_results_that_are_not_packed_yet_do_not_leave(worker, runs):

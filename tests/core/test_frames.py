@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +18,7 @@ from pools_core.calls import (
     Session,
     SessionEnded,
     SetupFailed,
+    Shortened,
     WorkerTimes,
 )
 from pools_core.failures import describe, rebuild, shown
@@ -102,7 +101,7 @@ def test_calls_round_trip(number, function, convention, timeout, seed, session, 
 
     decoded = decode_call(bytes_of(encode_call(call)), known)
 
-    assert replace(decoded, function=plain(decoded.function)) == call
+    assert decoded._replace(function=plain(decoded.function)) == call
     assert decoded.session is found
     assert type(decoded.convention) is Convention
     assert type(decoded.task_timeout) is type(timeout)
@@ -122,7 +121,7 @@ def test_a_function_round_trips(carry):
 def test_a_call_before_its_session_is_an_error():
     """As a chunk before its call."""
     with pytest.raises(KeyError):
-        decode_call(encode_call(replace(CALL, session=Session(4))), {})
+        decode_call(encode_call(CALL._replace(session=Session(4))), {})
 
 
 # --- sessions -------------------------------------------------------------------------------------
@@ -146,7 +145,7 @@ def test_sessions_round_trip(number, init, leave, gives_id, gives_state, init_ti
     decoded = decode_session(bytes_of(encode_session(session, inherited=False)))
 
     init, leave = (None if one is None else plain(one) for one in (decoded.init, decoded.exit))
-    assert replace(decoded, init=init, exit=leave) == session
+    assert decoded._replace(init=init, exit=leave) == session
     assert type(decoded.init_timeout) is type(init_timeout)
     assert type(decoded.exit_timeout) is type(exit_timeout)
 
@@ -191,15 +190,22 @@ def test_what_is_said_to_be_inherited_and_is_not_is_an_error():
 # --- chunks ---------------------------------------------------------------------------------------
 
 
-@given(number=numbers, start=numbers, size=small_numbers, ticket=numbers, items=packed_values)
-def test_chunks_round_trip(number, start, size, ticket, items):
+@given(
+    number=numbers,
+    start=numbers,
+    size=small_numbers,
+    ticket=numbers,
+    items=packed_values,
+    unit=st.none() | st.integers(1, 2**32 - 1),
+)
+def test_chunks_round_trip(number, start, size, ticket, items, unit):
     """Every field; the call is found by its number."""
     calls = {1: CALL, 7: Call(7, Packed(b"c"))}
-    chunk = Chunk(number, calls[7], start, size, items)
+    chunk = Chunk(number, calls[7], start, size, items, unit=unit)
 
     decoded, its_ticket = decode_chunk(bytes_of(encode_chunk(chunk, ticket)), calls)
 
-    assert replace(decoded, items=plain(decoded.items)) == chunk
+    assert decoded._replace(items=plain(decoded.items)) == chunk
     assert decoded.call is calls[7]
     assert its_ticket == ticket
 
@@ -260,20 +266,20 @@ worker_times = st.builds(
 @given(
     chunk=numbers,
     first=small_numbers,
-    count=small_numbers,
+    size=small_numbers,
     values=packed_values,
     failures=st.lists(failed_tasks, max_size=4).map(tuple),
     seconds=st.floats(0, 1e9),
     last=st.booleans(),
     times=st.none() | worker_times,
 )
-def test_outcomes_round_trip(chunk, first, count, values, failures, seconds, last, times):
+def test_outcomes_round_trip(chunk, first, size, values, failures, seconds, last, times):
     """Every field, texts with surrogates and NULs, pickles as they are."""
-    outcomes = Outcomes(chunk, first, count, values, failures, seconds, last, times)
+    outcomes = Outcomes(chunk, first, size, values, failures, seconds, last, times)
 
     decoded = decode_outcomes(bytes_of(encode_outcomes(outcomes)))
 
-    assert replace(decoded, values=plain(decoded.values)) == outcomes
+    assert decoded._replace(values=plain(decoded.values)) == outcomes
     assert type(decoded.last) is bool
     assert type(decoded.failures) is tuple
 
@@ -293,7 +299,7 @@ def test_results_round_trip(carry):
 
     decoded = decode_outcomes(parts)
 
-    assert (decoded.chunk, decoded.first, decoded.count) == (9, 4, 4)
+    assert (decoded.chunk, decoded.first, decoded.size) == (9, 4, 4)
     assert (decoded.seconds, decoded.last) == (0.25, False)
     assert any(buffer is parts[-1] for buffer in decoded.values.buffers)
     assert len(unpack_batch(decoded.values)[0]) == 4
@@ -384,7 +390,17 @@ def test_refusals_round_trip(chunk):
 @given(numbers)
 def test_what_is_given_back_round_trips(chunk):
     """Any id; and it is not taken for a refusal."""
-    assert event_of(Returned(chunk)) == Returned(chunk) != Refused(chunk)
+    found = event_of(Returned(chunk))
+    assert (type(found), found) == (Returned, Returned(chunk))
+    refused = event_of(Refused(chunk))
+    assert (type(refused), refused) == (Refused, Refused(chunk))
+
+
+@given(numbers, small_numbers)
+def test_what_is_left_of_a_chunk_round_trips(chunk, size):
+    """Any id and size."""
+    found = event_of(Shortened(chunk, size))
+    assert (type(found), found) == (Shortened, Shortened(chunk, size))
 
 
 @given(numbers, failed_tasks)
@@ -406,7 +422,7 @@ def test_ends_of_sessions_round_trip(session, worker, values, failure, seconds):
 
     decoded = event_of(ended)
 
-    assert replace(decoded, values=plain(decoded.values)) == ended
+    assert decoded._replace(values=plain(decoded.values)) == ended
 
 
 @pytest.mark.parametrize(
@@ -424,7 +440,14 @@ def test_exit_results_round_trip(carry, value):
     assert len(unpack_batch(decode_event(kind, carry(nothing)).values)[0]) == 0
 
 
-EVENTS = {Kind.OUTCOMES, Kind.REFUSED, Kind.RETURNED, Kind.SETUP_FAILED, Kind.SESSION_ENDED}
+EVENTS = {
+    Kind.OUTCOMES,
+    Kind.REFUSED,
+    Kind.RETURNED,
+    Kind.SHORTENED,
+    Kind.SETUP_FAILED,
+    Kind.SESSION_ENDED,
+}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in EVENTS], ids=lambda kind: kind.name)

@@ -101,6 +101,7 @@ def iterators(pool: Pool) -> None:
 def single_tasks(pool: Pool) -> None:
     assert_type(pool.apply(area, (1.0, 2.0)), float)
     assert_type(pool.apply(area, kwds={"width": 1.0, "height": 2.0}, task_timeout=5), float)
+    assert_type(pool.apply(area, (1.0, 2.0), on_error="return"), float | Failure)
     assert_type(pool.submit(area, 1.0, height=2.0), Future[float])
     assert_type(pool.submit(measure, "one").result(), int)
     assert_type([future.result() for future in as_completed([pool.submit(measure, "one")])], list[int])

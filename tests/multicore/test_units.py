@@ -1,0 +1,176 @@
+"""Chunks of a size that the user chose go together while they are short, and nobody may notice."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pools_core import MakePool
+from pools_core.errors import WorkerDiedError
+from pools_core.flow import MapFlow
+from pools_core.testing.tasks import note, runs
+
+TRIVIAL = 3_000
+"""Tasks of a microsecond: behind them, chunks go together."""
+
+DEADLINE = 20
+"""Seconds that a task waits for another one at the most; it never has to if all is well."""
+
+
+class Meet:
+    """The last tasks each wait until all of the others run, too."""
+
+    def __init__(self, folder: Path, parties: int) -> None:
+        self.folder = str(folder)
+        self.parties = parties
+
+    def __call__(self, number):
+        if number >= TRIVIAL:
+            note(f"{self.folder}/log", str(number))
+            deadline = time.monotonic() + DEADLINE
+            while len(runs(f"{self.folder}/log")) < self.parties and time.monotonic() < deadline:
+                time.sleep(0.005)
+            return len(runs(f"{self.folder}/log"))
+        return number
+
+
+class End:
+    """Ends the process on one of many trivial tasks."""
+
+    def __init__(self, log: str, at: int) -> None:
+        self.log = log
+        self.at = at
+
+    def __call__(self, number):
+        if number >= self.at - 20:
+            note(self.log, str(number))
+        if number == self.at:
+            os._exit(9)
+        return number
+
+
+class Various:
+    """Returns what is plain, what is not and what is large, raises, and in the end ends the process."""
+
+    def __init__(self, log: str) -> None:
+        self.log = log
+
+    def __call__(self, number):
+        if number < 2_000:
+            return number
+        note(self.log, str(number))
+        if number == 2_900:
+            os._exit(9)
+        if number % 5 == 0:
+            raise ValueError(number)
+        return [number, [number], bytes(50_000), {number}, number][number % 5]
+
+
+def same(value):
+    """Return it."""
+    return value
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def pool(request):
+    """A pool of three workers, all of which have begun."""
+    with MakePool("multicore", n_jobs=3, start_method=request.param) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+def test_no_slow_task_waits_behind_another(pool, method, tmp_path):
+    """Three that come after thousands of trivial ones need one another, and each runs once."""
+    meet = Meet(tmp_path, 3)
+    found = list(getattr(pool, method)(meet, range(TRIVIAL + 3), chunksize=1))
+    assert sorted(found) == sorted([*range(TRIVIAL), 3, 3, 3])
+    assert sorted(map(int, runs(f"{tmp_path}/log"))) == [TRIVIAL, TRIVIAL + 1, TRIVIAL + 2]
+
+
+def test_tasks_of_one_chunk_stay_together(pool, tmp_path):
+    """What is given back begins with a chunk: each pair runs in one worker, one after the other."""
+
+    def pid(number):
+        if number == 2_500:
+            time.sleep(0.1)
+        return os.getpid()
+
+    pids = pool.map(pid, range(TRIVIAL), chunksize=2)
+    assert pids[0::2] == pids[1::2]
+    assert len(pids) == TRIVIAL
+
+
+def test_a_generator_as_input_goes_the_same_way(pool, tmp_path):
+    """Its length is not known."""
+    meet = Meet(tmp_path, 3)
+    found = pool.map(meet, (number for number in range(TRIVIAL + 3)), chunksize=1)
+    assert found == [*range(TRIVIAL), 3, 3, 3]
+
+
+def test_a_death_costs_one_task_and_the_others_run_once(pool, tmp_path):
+    """Whatever was sent along with it."""
+    log, at = str(tmp_path / "log"), 2_900
+    found = pool.map(End(log, at), range(TRIVIAL), chunksize=1, on_error="return")
+    assert isinstance(found[at].error, WorkerDiedError)
+    assert found[at].error.index == at
+    assert found[:at] + found[at + 1 :] == [number for number in range(TRIVIAL) if number != at]
+    assert sorted(map(int, runs(log))) == list(range(at - 20, TRIVIAL))
+
+
+def test_each_runs_once_whatever_it_returns(pool, tmp_path):
+    """What cannot be kept in the worker's memory leaves before the next task starts."""
+    log = str(tmp_path / "log")
+    found = pool.map(Various(log), range(TRIVIAL), chunksize=1, on_error="return")
+    assert sorted(map(int, runs(log))) == list(range(2_000, TRIVIAL))
+    for number in range(2_000, TRIVIAL):
+        error = getattr(found[number], "error", None)
+        if number == 2_900:
+            assert isinstance(error, WorkerDiedError)
+        elif number % 5 == 0:
+            assert (type(error), error.args) == (ValueError, (number,))
+        else:
+            assert found[number] == [None, [number], bytes(50_000), {number}, number][number % 5]
+
+
+def test_an_input_that_fails_loses_nothing_before(pool):
+    """Also in the midst of what would have gone together."""
+
+    def items():
+        yield from range(2_777)
+        raise ValueError("no more")
+
+    results = pool.imap(same, items(), chunksize=1)
+    found = []
+    with pytest.raises(ValueError, match="no more"):
+        for result in results:
+            found.append(result)  # noqa: PERF402  the exception ends it
+    assert found == list(range(2_777))
+
+
+@pytest.mark.parametrize("options", [{"chunksize": 1}, {}])
+def test_a_chunk_goes_as_it_is_when_its_next_items_are_long_in_coming(pool, options, monkeypatch):
+    """However short tasks are."""
+    clock = 0
+    sizes = []
+    next_batch = MapFlow.next_batch
+
+    def noted(self, workers):
+        batch = next_batch(self, workers)
+        if batch is not None:
+            sizes.append((batch[0], len(batch[1])))
+        return batch
+
+    def items():
+        nonlocal clock
+        for number in range(TRIVIAL):
+            clock += number > 2_000  # from there on each is a second in coming
+            yield number
+
+    monkeypatch.setattr("pools_core.flow.monotonic", lambda: clock)
+    monkeypatch.setattr(MapFlow, "next_batch", noted)
+    assert list(pool.imap(same, items(), **options)) == list(range(TRIVIAL))
+    assert max(size for start, size in sizes if start <= 2_000) > 4
+    assert max(size for start, size in sizes if start > 2_000) == 4
