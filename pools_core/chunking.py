@@ -73,6 +73,11 @@ class Chunker:
         """Size of the chunk before, or 1; of a size that the user chose, at least that."""
         return max(self._last, self.chosen)
 
+    @property
+    def worth(self) -> int:
+        """How many tasks make a chunk, as far as is known; 1 while nothing is."""
+        return min(LARGEST, int(TARGET * self._tasks / self._seconds)) if self._seconds else 1
+
     def slow_down(self) -> None:
         """Begin anew with small chunks: a task was slow that was not expected to be."""
         self._last = 1

@@ -35,7 +35,7 @@ from pools_core.chunking import Chunker
 from pools_core.errors import SerializationError
 from pools_core.failures import lost, lost_init, rebuild, rebuild_setup
 from pools_core.options import CallSettings
-from pools_core.payload import pack_batch, unpack, unpack_batch
+from pools_core.payload import are_plain_arguments, pack_batch, pack_plain, unpack, unpack_batch
 from pools_core.protocol import ChunkLost, Interrupted
 from pools_core.results import Failure, ToRaise
 from pools_core.setup import INIT
@@ -43,12 +43,13 @@ from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, Unorde
 from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
+    from pools_core.bundle import Bundle
     from pools_core.callbacks import PoolFuture
     from pools_core.progress import Progress
     from pools_core.pump import Pump
     from pools_core.sessions import Claim
 
-__all__ = ["Flow", "InFlight", "MapFlow", "TaskFlow"]
+__all__ = ["Flow", "InFlight", "MapFlow", "OfAChunk", "TaskFlow"]
 
 BYTES_AHEAD: Final = 16 << 20
 """Bytes of items and results that are pulled and not delivered, unless that is less than what keeps
@@ -175,12 +176,20 @@ class Flow(abc.ABC):
             out.received = event.first + event.size
             ended = event.last
         elif type(event) is Shortened:
-            self.inbox.append((out.cut(event.size), event))
+            self.take_in(out.cut(event.size), event)
             return False
         if ended:
             del self.in_flight[event.chunk]
-        self.inbox.append((out, event))
+        self.take_in(out, event)
         return ended
+
+    def sent(self, out: InFlight) -> None:
+        """A chunk of it has gone to the engine."""
+        self.in_flight[out.chunk.id] = out
+
+    def take_in(self, out: InFlight, event: OfAChunk) -> None:
+        """Keep what was said of a chunk for the owner."""
+        self.inbox.append((out, event))
 
     def drop(self) -> list[InFlight]:
         """Forget all that is out; return the chunks that the engine still has."""
@@ -360,8 +369,18 @@ class TaskFlow(Flow):
     """Whether it stands in the pump's line of single tasks."""
     packed: Packed | None = None
     """The item, once it is packed; the same bytes when it goes again."""
-    ready: deque[InFlight] | ShortLine = ShortLine()  # of all of them: nothing is ever put there
+    # Of all of them.  Nothing is ever put into the first two, and nothing into the others by those that have
+    # none of their own: most tasks of a burst never need them.
+    ready: deque[InFlight] | ShortLine = ShortLine()
     _again: deque[tuple[int, Sequence[Any]]] | ShortLine = ShortLine()
+    in_flight: dict[int, InFlight] = {}  # noqa: RUF012
+    inbox: deque[tuple[InFlight, OfAChunk]] | ShortLine = ShortLine()
+    joins = False
+    """Whether it may go to a worker together with others."""
+    bundle: Bundle | None = None
+    """Those that it is under way with."""
+    _plain = False
+    """Whether there is nothing in its arguments that could fail to be packed, or change before."""
     _complete = False
     _to_send = True
 
@@ -379,10 +398,18 @@ class TaskFlow(Flow):
         self.call = call
         self.function = function
         self.settings = settings
-        self.in_flight = {}
-        self.inbox = ShortLine()
-        self._item = item
+        self.item = item
         self._index = index
+
+    def sent(self, out: InFlight) -> None:
+        """A chunk of it has gone to the engine."""
+        self.in_flight = {out.chunk.id: out}
+
+    def take_in(self, out: InFlight, event: OfAChunk) -> None:
+        """Keep what was said of a chunk for the owner."""
+        if self.inbox is TaskFlow.inbox:
+            self.inbox = ShortLine()
+        self.inbox.append((out, event))
 
     def is_complete(self) -> bool:
         """Whether the task is settled."""
@@ -397,16 +424,54 @@ class TaskFlow(Flow):
         if not self._to_send:
             return None
         self._to_send = False
-        return self._index, [self._item]
+        return self._index, [self.item]
 
     def pack(self) -> None:
-        """Pack the arguments, unless they are.
+        """Pack the arguments, unless they are; plain ones can wait until it is known what goes with them.
 
         Raises:
             SerializationError: one cannot be pickled.
         """
-        if self.packed is None:
-            self.packed = self.pack_batch(self._index, [self._item])
+        if self.packed is None and not self._plain:
+            if are_plain_arguments(self.item):
+                self._plain = True
+            else:
+                self.packed = self.pack_batch(self._index, [self.item])
+
+    def parcel(self) -> Packed:
+        """Return the arguments, which ``pack`` has seen, as a batch of one."""
+        return pack_plain([self.item]) if self.packed is None else self.packed
+
+    def alone(self, number: int) -> Chunk:
+        """Return the chunk that it would be by itself."""
+        return Chunk(number, self.call, self._index, 1, self.parcel())
+
+    def may_join(self) -> bool:
+        """Whether it may go to a worker together with others."""
+        alone = self.session is not None or self.settings.seed is not None or not self.keeps_call
+        return self.joins and self._plain and self._to_send and not self.finished and not alone
+
+    def set_off(self) -> bool:
+        """It goes on its way now; return whether it may."""
+        self._to_send = False
+        if self.future is None or self.admitted:
+            return True
+        self.admitted = True
+        return self.future.set_running_or_notify_cancel()
+
+    def go_again(self) -> None:
+        """It is to be sent once more."""
+        self._to_send = True
+
+    def succeed(self, value: Any) -> None:
+        """It has returned this."""
+        self.value = value
+        self._complete = True
+
+    def drop(self) -> list[InFlight]:
+        """Leave the others alone that it is under way with."""
+        self.bundle = None
+        return super().drop()
 
     def _go_again(self, start: int, items: Sequence[Any]) -> None:
         self._to_send = bool(len(items)) or self._to_send
@@ -414,7 +479,7 @@ class TaskFlow(Flow):
     def release(self) -> None:
         """Let go of the arguments, too."""
         super().release()
-        self.packed = self._item = None
+        self.packed = self.item = None
         self._to_send = False
 
     def _put(self, index: int, values: list[Any]) -> None:

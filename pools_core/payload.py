@@ -32,10 +32,13 @@ __all__ = [
     "PLAIN",
     "FunctionUnknownError",
     "Sealed",
+    "are_plain_arguments",
+    "batch_of",
     "is_by_value",
     "pack",
     "pack_batch",
     "pack_function",
+    "pack_plain",
     "seal",
     "travels_by_name",
     "unpack",
@@ -132,19 +135,23 @@ def pack_batch(values: Sequence[Any], what: str, start: int = 0, hold: Hold | No
         return Packed(b"r" + marshal.dumps((values.start, values.stop, values.step), MARSHAL_VERSION))
     types = set(map(type, values))
     plain_tuples = types == {tuple} and set(map(type, chain.from_iterable(values))) <= PLAIN
-    if types <= PLAIN or plain_tuples or _are_plain_arguments(values):
-        plain: Any = list(values)
-        return Packed(b"m" + marshal.dumps(plain, MARSHAL_VERSION))
-    return _each(
+    if types <= PLAIN or plain_tuples or (len(values) == 1 and are_plain_arguments(values[0])):
+        return pack_plain(list(values))
+    return batch_of(
         [pack(value, f"{what} {number}", keep=True, hold=hold) for number, value in enumerate(values, start)]
     )
 
 
-def _are_plain_arguments(values: Sequence[Any]) -> bool:
-    """Whether this is one item of ``apply``, arguments and keywords, with nothing but plain values."""
-    if len(values) != 1 or type(values[0]) is not tuple or len(values[0]) != 2:
+def pack_plain(values: list[Any]) -> Packed:
+    """Pack a chunk's elements that are known to be plain, or tuples and dictionaries of what is."""
+    return Packed(b"m" + marshal.dumps(values, MARSHAL_VERSION))
+
+
+def are_plain_arguments(item: Any) -> bool:
+    """Whether this is an item of ``apply``, arguments and keywords, with nothing but plain values."""
+    if type(item) is not tuple or len(item) != 2:
         return False
-    args, kwds = values[0]
+    args, kwds = item
     return (
         type(args) is tuple
         and type(kwds) is dict
@@ -162,7 +169,7 @@ def seal(values: Sequence[Any], all_plain: bool = False) -> Packed:
         all_plain: it is known that none has been.
     """
     if not all_plain and Sealed in set(map(type, values)):
-        return _each(
+        return batch_of(
             [value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL)) for value in values]
         )
     plain: Any = values
@@ -186,7 +193,8 @@ def unpack_batch(packed: Packed) -> tuple[Sequence[Any], bool]:
     raise SerializationError(f"not a batch of values: it begins with {form!r}")
 
 
-def _each(elements: list[Sealed]) -> Packed:
+def batch_of(elements: list[Sealed]) -> Packed:
+    """Make a batch of elements that have been packed."""
     entries: list[bytes] = []
     joined: list[type_buffer] = []
     buffers: list[type_part] = []

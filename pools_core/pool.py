@@ -440,6 +440,7 @@ class Pool:
     ) -> AsyncResult[Any]:
         """Like ``apply``, but return at once; callbacks as for ``map_async``."""
         flow = self._single(func, args, kwds, self._settings(options, None) if options else DEFAULTS)
+        flow.joins = True
         return self._begin_async(flow, callback, error_callback)
 
     def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -453,6 +454,7 @@ class Pool:
         """
         future: PoolFuture[R] = PoolFuture(self._pump.callbacks)
         flow = self._single(func, args, kwargs, DEFAULTS)
+        flow.joins = True
         flow.future = future
         self._launch(flow)
         return future

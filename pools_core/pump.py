@@ -26,6 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.background import Background
+from pools_core.bundle import Bundle, Bundler
 from pools_core.callbacks import CallbackThread
 from pools_core.callbook import CallBook
 from pools_core.calls import Chunk, Outcomes, Packed, Refused, Returned, SessionEnded, SetupFailed, Shortened
@@ -82,9 +83,10 @@ class Pump:
         self._chunk_ids = itertools.count(1)
         self._numbers = itertools.count(1)
         self._flows: set[Flow] = set()
-        self._owners: dict[int, Flow] = {}
+        self._owners: dict[int, Flow | Bundle] = {}
         self._hungry: deque[deque[TaskFlow] | Flow] = deque()
         self._singles: deque[TaskFlow] = deque()
+        self._bundler = Bundler()
         self._given_up: deque[Flow] = deque()
         self.leader: threading.Thread | None = None
         """The thread that waits on the engine just now."""
@@ -297,7 +299,8 @@ class Pump:
                 if not self._singles:
                     self._hungry.append(self._singles)
                 self._singles.append(flow)
-                self._dispatch()
+                if not self._is_worth_waiting(self._singles):
+                    self._dispatch()
 
     def _take_single(self, flow: TaskFlow) -> InFlight | None:
         """Make the chunk of a single task.  Under the lock."""
@@ -306,7 +309,7 @@ class Pump:
         if batch is None:
             return None
         start, items = batch
-        packed: Sequence[Any] | Packed = items if flow.packed is None else flow.packed
+        packed: Sequence[Any] | Packed = items if self.engine.same_process else flow.parcel()
         if self.insights is not None:
             self.insights.sent(1, packed.nbytes if isinstance(packed, Packed) else 0)
         return InFlight(Chunk(next(self._chunk_ids), flow.call, start, 1, packed), items)
@@ -389,10 +392,15 @@ class Pump:
                 self.repair()
             else:
                 for one in out:
-                    if self._owners.pop(one.chunk.id, None) is not None:
+                    if self._disown(one.chunk.id):
                         self.engine.cancel(one.chunk, kill)
         self._end(flow, error)
         return True
+
+    def _disown(self, chunk: int) -> bool:
+        """Forget a chunk; return whether it was out.  Under the lock."""
+        self._bundler.out.discard(chunk)
+        return self._owners.pop(chunk, None) is not None
 
     def _end(self, flow: Flow, error: BaseException | None) -> None:
         with self.lock:
@@ -407,7 +415,7 @@ class Pump:
                 self.book.close(flow.call)
             self.background.leave(flow)
             for chunk in flow.in_flight:  # all results are in, but the worker has not said so yet
-                self._owners.pop(chunk, None)
+                self._disown(chunk)
             flow.release()
             self.sessions.sweep()
             flow.told = flow.callback is None
@@ -441,11 +449,20 @@ class Pump:
         if self.terminated or self._stopped or self._torn:
             return
         try:
+            waiting: deque[TaskFlow] | None = None
             while hungry and self.engine.room() > 0:
                 queue = hungry.popleft()
                 out: InFlight | None = None
                 flow: Flow
                 if isinstance(queue, deque):  # single tasks of many calls stand in one line
+                    if self._is_worth_waiting(queue):
+                        waiting = queue
+                        continue
+                    if self._joins_singles and (members := self._bundler.take(queue, self.engine.size)):
+                        if queue:
+                            hungry.append(queue)
+                        self._set_off(members)
+                        continue
                     flow = single = queue.popleft()
                     more = bool(queue)
                     out = self._take_single(single)
@@ -457,17 +474,58 @@ class Pump:
                 if more:
                     hungry.append(queue)
                 if out is not None:
-                    flow.in_flight[out.chunk.id] = out
+                    flow.sent(out)
                     self._owners[out.chunk.id] = flow
+                    if isinstance(queue, deque):
+                        self._bundler.out.add(out.chunk.id)
                     if flow.future is not None and not flow.admitted:
                         flow.admitted = True
                         if not flow.future.set_running_or_notify_cancel():
                             self.abort(flow, CancelledError(), kill=False)
                             continue
                     self.engine.submit(out.chunk)
+            if waiting is not None:
+                hungry.append(waiting)
         except BaseException:
             self._torn = True
             raise
+
+    @property
+    def _joins_singles(self) -> bool:
+        """Whether single tasks may go together; not where somebody wants to know of each by itself."""
+        return self.engine.shortens and self.hooks is None and self.insights is None
+
+    def _is_worth_waiting(self, line: deque[TaskFlow]) -> bool:
+        """Whether single tasks had better wait until more of them can go together.  Under the lock."""
+        return self._joins_singles and self._bundler.is_worth_waiting(line, self.engine.size)
+
+    def _set_off(self, flows: list[TaskFlow]) -> None:
+        """Give single tasks to the engine together.  Under the lock."""
+        members: list[TaskFlow] = []
+        for flow in flows:
+            flow.queued = False
+            if flow.set_off():
+                members.append(flow)
+            else:
+                self.abort(flow, CancelledError(), kill=False)
+        if members:
+            bundle = Bundle(next(self._chunk_ids), members, self._end_single, self._rouse, self._bundler)
+            self._owners[bundle.chunk.id] = bundle
+            self._bundler.out.add(bundle.chunk.id)
+            self.engine.submit(bundle.chunk)
+
+    def _end_single(self, flow: TaskFlow) -> None:
+        """End a single task that has its value and nothing that has to be taken down.  Under the lock."""
+        flow.finished = True
+        self._flows.discard(flow)
+        self.background.leave(flow)
+        flow.release()
+        flow.told = flow.callback is None
+        self._ended.wake()
+        if flow.future is not None:
+            flow.future.settle(None, flow.value, flow.admitted)
+        if flow.callback is not None:
+            self.callbacks.call(self._call_back, flow)
 
     def _step(self, flow: Flow, deadline: float | None = None) -> bool:
         """Wait until something has arrived for a call; return False if the deadline came first.
@@ -574,6 +632,11 @@ class Pump:
                         continue  # of a call that was given up
                     if flow.arrive(event):
                         del owners[event.chunk]
+                        self._bundler.out.discard(event.chunk)
+                    if isinstance(flow, Bundle):
+                        continue
+                    if isinstance(flow, TaskFlow) and flow.joins and isinstance(event, Outcomes):
+                        self._bundler.learn(flow.call, event.size, event.seconds)
                     self._rouse(flow)
                     if self.insights is not None and isinstance(event, Outcomes):
                         self._record(event, flow)
@@ -653,9 +716,13 @@ class Pump:
         old.shutdown(wait=False, kill=True)
         self.book.enter_all(self.engine)
         self.sessions.torn()
+        bundles = [owner for owner in self._owners.values() if isinstance(owner, Bundle)]
         self._owners.clear()
+        self._bundler.out.clear()
         self._hungry.clear()
         self._singles.clear()
+        for bundle in bundles:
+            bundle.give_up()
         for flow in self._flows:
             if isinstance(flow, TaskFlow):
                 flow.queued = flow.queued and flow.is_to_send()

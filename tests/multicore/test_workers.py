@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from functools import partial
@@ -37,6 +38,7 @@ def one(request):
 @pytest.fixture
 def limit(one):
     """A limit that a worker keeps to, unless it grows by ``BIG``."""
+    gc.collect()  # what this process lets go of after this, forked workers would have less of
     with one() as pool:
         return pool.apply(resident_memory) + BIG // 2
 

@@ -1,0 +1,203 @@
+"""Single tasks go together while they are short, and nobody may notice."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import as_completed
+
+import pytest
+
+from pools_core import MakePool
+from pools_core.bundle import Bundle
+from pools_core.errors import SerializationError, TaskTimeoutError, WorkerDiedError
+from pools_core.testing.tasks import note, runs
+
+TRIVIAL = 3_000
+DEADLINE = 20
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def pool(request):
+    """A pool of three workers."""
+    with MakePool("multicore", n_jobs=3, start_method=request.param) as pool:
+        yield pool
+
+
+@pytest.fixture
+def bundles(monkeypatch):
+    """Keep how many went together each time; so a test knows that they did."""
+    sizes = []
+    whole = Bundle.__init__
+
+    def noted(self, number, members, *others):
+        sizes.append(len(members))
+        whole(self, number, members, *others)
+
+    monkeypatch.setattr(Bundle, "__init__", noted)
+    return sizes
+
+
+def same(value):
+    """Return it."""
+    return value
+
+
+def pid():
+    """Return the worker's process id."""
+    return os.getpid()
+
+
+def keyword(value, *, add):
+    """Return the sum."""
+    return value + add
+
+
+def meet(number, log):
+    """From some number on, wait until two others wait as well."""
+    if number >= TRIVIAL:
+        note(log, str(number))
+        deadline = time.monotonic() + DEADLINE
+        while len(runs(log)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return len(runs(log))
+    return number
+
+
+def various(number, log):
+    """Return what is plain, what is not, what cannot be pickled; raise; and once end the process."""
+    if number < 2_000:
+        return number
+    note(log, str(number))
+    if number == 2_900:
+        os._exit(9)
+    if number % 6 == 0:
+        raise ValueError(number)
+    return [number, {number}, bytes(50_000), [number], number, (n for n in ())][number % 6]
+
+
+def sleepy(number):
+    """Sleep over the limit, once."""
+    if number == 2_500:
+        time.sleep(60)
+    return number
+
+
+def test_results_are_those_of_each(pool, bundles):
+    """In a burst nearly all go together."""
+    futures = [pool.submit(same, number) for number in range(TRIVIAL)]
+    assert [future.result(60) for future in futures] == list(range(TRIVIAL))
+    futures = [pool.submit(keyword, number, add=1) for number in range(TRIVIAL)]
+    assert [future.result(60) for future in futures] == list(range(1, TRIVIAL + 1))
+    assert sum(bundles) > TRIVIAL
+
+
+def test_results_of_apply_async_too(pool, bundles):
+    """With callbacks, each called once and before its result counts as ready."""
+    called = []
+    results = [pool.apply_async(same, (number,), callback=called.append) for number in range(TRIVIAL)]
+    for number, result in enumerate(results):
+        assert result.get(60) == number
+        assert number in called[-TRIVIAL:]
+    assert sorted(called) == list(range(TRIVIAL))
+    assert sum(bundles) > TRIVIAL / 2
+
+
+def test_two_functions_in_turn_do_not_mix(pool):
+    """Only tasks of one function go together."""
+    futures = [pool.submit(abs if number % 2 else same, -number) for number in range(TRIVIAL)]
+    assert [future.result(60) for future in futures] == [n if n % 2 else -n for n in range(TRIVIAL)]
+
+
+def test_no_slow_task_waits_behind_another(pool, bundles, tmp_path):
+    """Three that come after thousands of trivial ones need one another, and each runs once."""
+    log = str(tmp_path / "log")
+    futures = [pool.submit(meet, number, log) for number in range(TRIVIAL + 3)]
+    assert [future.result(60) for future in futures] == [*range(TRIVIAL), 3, 3, 3]
+    assert sorted(map(int, runs(log))) == [TRIVIAL, TRIVIAL + 1, TRIVIAL + 2]
+    assert sum(bundles) > TRIVIAL / 2
+
+
+def test_whatever_comes_of_one_the_others_have_theirs(pool, bundles, tmp_path):
+    """And each has run once."""
+    log = str(tmp_path / "log")
+    futures = [pool.submit(various, number, log) for number in range(TRIVIAL)]
+    for number, future in enumerate(futures):
+        error = future.exception(60)
+        if number < 2_000:
+            assert future.result() == number
+        elif number == 2_900:
+            assert isinstance(error, WorkerDiedError)
+            assert error.exitcode == 9
+        elif number % 6 == 0:
+            assert (type(error), error.args) == (ValueError, (number,))
+        elif number % 6 == 5:
+            assert isinstance(error, SerializationError)
+        else:
+            assert future.result() == [number, {number}, bytes(50_000), [number], number][number % 6]
+    assert sorted(map(int, runs(log))) == list(range(2_000, TRIVIAL))
+    assert sum(bundles) > 1_000
+
+
+def test_a_time_limit_is_that_of_each(pool, bundles):
+    """Only the one that overran is stopped."""
+    results = [pool.apply_async(sleepy, (number,), task_timeout=0.5) for number in range(TRIVIAL)]
+    with pytest.raises(TaskTimeoutError):
+        results[2_500].get(60)
+    assert [result.get(60) for number, result in enumerate(results) if number != 2_500] == [
+        number for number in range(TRIVIAL) if number != 2_500
+    ]
+
+
+def test_a_failed_one_is_tried_again_alone(pool, tmp_path):
+    """As often as was asked for."""
+    log = str(tmp_path / "log")
+    options = {"max_retries": 2, "retry_on": ValueError}
+    results = [pool.apply_async(various, (number, log), **options) for number in range(2_400)]
+    for result in results:
+        result.wait(60)
+    tried = runs(log)
+    assert all(tried.count(str(number)) == (3 if number % 6 == 0 else 1) for number in range(2_000, 2_400))
+
+
+def test_those_that_wait_can_be_cancelled(pool):
+    """All of them but those that are on their way; each is either cancelled or done."""
+    for _ in range(300):
+        pool.submit(same, 0).result(60)
+    futures = [pool.submit(same, number) for number in range(TRIVIAL)]
+    cancelled = {future for future in futures if future.cancel()}
+    for future in as_completed(futures, 60):
+        assert future.cancelled() if future in cancelled else future.result() == futures.index(future)
+
+
+def test_many_threads_at_once(pool):
+    """Each has its own results."""
+    found = {}
+
+    def burst(base):
+        futures = [pool.submit(same, base + number) for number in range(500)]
+        found[base] = [future.result(60) for future in futures]
+
+    threads = [threading.Thread(target=burst, args=(base,)) for base in range(0, 10_000, 1_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {base: list(range(base, base + 500)) for base in range(0, 10_000, 1_000)}
+
+
+def test_worker_lifespan_counts_each(pool):
+    """A worker that is spent gives the rest back."""
+    results = [pool.apply_async(pid, worker_lifespan=50) for _ in range(1_000)]
+    pids = [result.get(60) for result in results]
+    assert max(map(pids.count, set(pids))) <= 50
+
+
+def test_terminate_ends_all_of_them(pool):
+    """Nobody waits for ever."""
+    futures = [pool.submit(time.sleep, 0.0005) for _ in range(TRIVIAL)]
+    futures[100].result(60)
+    pool.terminate()
+    for future in futures:
+        assert future.cancelled() or future.exception(60) is None or "terminated" in str(future.exception(60))
