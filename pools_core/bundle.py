@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, Returned, SetupFailed, Shortened
 from pools_core.chunking import Chunker
@@ -20,6 +20,9 @@ from pools_core.flow import InFlight, OfAChunk, TaskFlow
 from pools_core.options import DEFAULTS
 from pools_core.payload import Sealed, batch_of, pack_plain, unpack_batch
 from pools_core.protocol import ChunkLost, Interrupted
+
+if TYPE_CHECKING:
+    from pools_core.feeding import Feeder
 
 __all__ = ["Bundle", "Bundler"]
 
@@ -80,18 +83,18 @@ class Bundle:
     Args:
         number: of the chunk.
         members: the tasks, all of one call and none over.
+        feeder: cancels the chunk when nobody wants it any more; its bundler learns how long tasks took.
         end: ends a task that has its value.
         rouse: has the owner of a task look at it.
-        bundler: learns how long they took.
     """
 
     def __init__(
         self,
         number: int,
         members: list[TaskFlow],
+        feeder: Feeder,
         end: Callable[[TaskFlow], None],
         rouse: Callable[[TaskFlow], None],
-        bundler: Bundler,
     ) -> None:
         items = pack_plain([member.item for member in members])
         self.chunk = Chunk(number, members[0].call, 0, len(members), items, unit=1)
@@ -99,7 +102,9 @@ class Bundle:
         self._received = 0
         self._end = end
         self._rouse = rouse
-        self._bundler = bundler
+        self._feeder = feeder
+        self._bundler = feeder.bundler
+        self._abandoned = self._kill = False
         for member in members:
             member.bundle = self
 
@@ -114,9 +119,20 @@ class Bundle:
             self._bundler.slow_down(self.chunk.call)
             self._go_again(event.size, len(self._members))
             del self._members[event.size :]
+            self._cancel_if_unwanted()
             return False
         self._lose(event)
         return True
+
+    def left(self, kill: bool) -> None:
+        """A task was given up; with ``kill`` it is to be stopped, too, as soon as that costs no other one."""
+        self._abandoned = True
+        self._kill = self._kill or kill
+        self._cancel_if_unwanted()
+
+    def _cancel_if_unwanted(self) -> None:
+        if self._abandoned and all(member.bundle is not self for member in self._members):
+            self._feeder.cancel(self.chunk, self._kill)
 
     def give_up(self) -> None:
         """The engine is gone: what has not ended goes again."""

@@ -25,7 +25,7 @@ TARGET: Final = 0.004
 GROWTH: Final = 16
 """The most by which a chunk exceeds the last one: a first measurement may be of an untypical task."""
 
-LARGEST: Final = 32_768
+LARGEST: Final = 16_384
 """Tasks; beyond this the cost per chunk has vanished, and items in flight only take memory."""
 
 ENDING: Final = 2

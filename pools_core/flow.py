@@ -59,6 +59,10 @@ TASKS_AHEAD: Final = 64
 """Tasks per worker that are pulled and not delivered, where they are small and in chunks of one."""
 
 
+ITEMS_AHEAD: Final = 1 << 17
+"""Items that are pulled and not delivered, likewise: each is an object here until it is packed, and again when
+its result has come, some 100 bytes in all."""
+
 PULL_FIRST: Final = 4
 """Items to pull before the first look at the clock; twice as many before each further one."""
 
@@ -144,6 +148,8 @@ class Flow(abc.ABC):
     if it goes again."""
     unit: int | None = None
     """Tasks that belong together in its chunks, where that is not all of them; see ``Chunk``."""
+    bundle: Bundle | None = None
+    """The single tasks that it is under way with."""
     watched = False
     """Whether the background thread waits for it though it is not the owner."""
     _attempts: dict[int, int] | None = None
@@ -377,8 +383,6 @@ class TaskFlow(Flow):
     inbox: deque[tuple[InFlight, OfAChunk]] | ShortLine = ShortLine()
     joins = False
     """Whether it may go to a worker together with others."""
-    bundle: Bundle | None = None
-    """Those that it is under way with."""
     _plain = False
     """Whether there is nothing in its arguments that could fail to be packed, or change before."""
     _complete = False
@@ -644,8 +648,8 @@ class MapFlow(Flow):
         if not self._measured:
             return busy * chunk
         nbytes = self._bytes_in + self._bytes_out
-        most = max(4 * busy * chunk, TASKS_AHEAD * workers)
-        return max(busy, min(most, int(BYTES_AHEAD / nbytes))) if nbytes else most
+        most = max(busy * chunk, min(4 * busy * chunk, ITEMS_AHEAD), TASKS_AHEAD * workers)
+        return max(2 * workers, min(most, int(BYTES_AHEAD / nbytes))) if nbytes else most
 
     def _pull(self, size: int) -> Sequence[Any]:
         if self._cut_at is not None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import as_completed
+from concurrent.futures import CancelledError, as_completed
 
 import pytest
 
 from pools_core import MakePool
 from pools_core.bundle import Bundle
 from pools_core.errors import SerializationError, TaskTimeoutError, WorkerDiedError
-from pools_core.testing.tasks import note, runs
+from pools_core.testing.gate import Gate
+from pools_core.testing.tasks import note, pass_gate, runs
 
 TRIVIAL = 3_000
 DEADLINE = 20
@@ -169,6 +170,19 @@ def test_those_that_wait_can_be_cancelled(pool):
     cancelled = {future for future in futures if future.cancel()}
     for future in as_completed(futures, 60):
         assert future.cancelled() if future in cancelled else future.result() == futures.index(future)
+
+
+def test_one_that_is_stopped_takes_no_other_along(pool, bundles):
+    """Though they were sent together; and its worker is free again."""
+    results = [pool.apply_async(sleepy, (number,)) for number in range(TRIVIAL)]
+    assert results[2_499].get(60) == 2_499
+    assert [result.get(60) for result in results[2_501:]] == list(range(2_501, TRIVIAL))
+    assert results[2_500].cancel()
+    with pytest.raises(CancelledError):
+        results[2_500].get(60)
+    with Gate(opens_at=pool.size) as gate:  # as many at once as there are workers
+        pool.map(pass_gate, [gate.address] * pool.size, chunksize=1)
+    assert sum(bundles) > 1_000
 
 
 def test_many_threads_at_once(pool):

@@ -1,0 +1,140 @@
+"""A call that the thread which wants its results drives itself: ``map``, ``apply``, an iterator over results.
+
+By turns this thread opens what has arrived, feeds the call, and waits for more.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pools_core.errors import PoolClosedError, PoolTimeoutError
+from pools_core.flow import Flow, MapFlow
+from pools_core.sinks import Part
+from pools_core.waiter import Waiter
+
+if TYPE_CHECKING:
+    from pools_core.delivery import Delivery
+    from pools_core.feeding import Feeder
+    from pools_core.pump import Pump
+
+__all__ = ["Driver"]
+
+
+class Driver:
+    """Drives calls of one pump in their owners' threads.
+
+    Args:
+        pump: where calls begin and end, and threads wait.
+        feeder: takes their tasks to the engine.
+        delivery: hands on what an engine says that works in the caller's thread.
+    """
+
+    def __init__(self, pump: Pump, feeder: Feeder, delivery: Delivery) -> None:
+        self._pump = pump
+        self._feeder = feeder
+        self._delivery = delivery
+
+    def begin(self, flow: MapFlow) -> None:
+        """Send the first tasks of an imap on their way."""
+        try:
+            self._feeder.feed(flow)
+        except BaseException as error:
+            self._pump.abort(flow, error, kill=True)
+            raise
+
+    def run(self, flow: Flow) -> Any:
+        """Take a call in, drive it to its end in this thread, and return its value or raise its error."""
+        self._pump.start(flow, background=False)
+        self._drive(flow)
+        if flow.error is not None:
+            try:
+                raise flow.error
+            finally:
+                del flow  # this frame is part of the traceback that the error now holds
+        return flow.value
+
+    def run_quietly(self, flow: Flow) -> None:
+        """Drive a call to its end in this thread; its failure is for whoever asks for the result."""
+        with suppress(Exception):  # what the input raised; it is kept in the flow
+            self._drive(flow)
+
+    def take(self, flow: MapFlow, timeout: float | None) -> Part | None:
+        """Return the next part of an imap, driving it in this thread; None at its end.
+
+        Raises:
+            PoolTimeoutError: nothing came within ``timeout`` seconds.
+        """
+        pump = self._pump
+        deadline = None if timeout is None else monotonic() + timeout
+        try:
+            while True:
+                if flow.inbox:
+                    flow.digest()
+                part = flow.take()
+                if part is not None:
+                    return part
+                if flow.finished:
+                    if flow.error is not None:
+                        raise flow.error
+                    return None
+                if pump.is_done(flow):
+                    pump.finish(flow)
+                    if flow.input_error is not None:
+                        raise flow.input_error
+                    if flow.error is not None:
+                        raise flow.error
+                    return None
+                self._feeder.feed(flow)
+                if not flow.inbox and not pump.is_done(flow) and not self._step(flow, deadline):
+                    raise PoolTimeoutError(
+                        f"no result within {timeout:g} s; the iterator goes on, next() may be called again"
+                    )
+        except PoolTimeoutError:
+            raise
+        except BaseException as error:
+            pump.abort(flow, error, kill=True)
+            raise
+
+    def _drive(self, flow: Flow) -> None:
+        pump = self._pump
+        try:
+            while True:
+                if flow.inbox:
+                    flow.digest()
+                if flow.is_over() or pump.is_done(flow):
+                    break
+                self._feeder.feed(flow)
+                if isinstance(flow, MapFlow) and flow.input_error is not None:
+                    raise flow.input_error
+                if not flow.inbox and not flow.is_over() and not pump.is_done(flow):
+                    self._step(flow)
+        except BaseException as error:
+            pump.abort(flow, error, kill=True)
+            raise
+        pump.finish(flow)
+
+    def _step(self, flow: Flow, deadline: float | None = None) -> bool:
+        """Wait until something has arrived for a call; return False if the deadline came first.
+
+        Raises:
+            PoolClosedError: nothing can: the pool was joined.
+        """
+        pump = self._pump
+        if pump.stopped:
+            raise PoolClosedError(
+                "the pool was joined, and a task of this call would have to run again; read all results first"
+            )
+        if pump.engine.inline:
+            # What this thread submitted runs now, in this thread.
+            events = pump.engine.wait(0)
+            with pump.lock:
+                self._delivery.deliver(events)
+                self._feeder.dispatch()
+            return True
+        if flow.waiter is None:
+            flow.waiter = Waiter()
+        return pump.wait_until(
+            lambda: bool(flow.inbox) or flow.finished or flow.wound_up, flow.waiter, deadline
+        )
