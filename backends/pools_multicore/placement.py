@@ -1,0 +1,136 @@
+"""Which chunk is with which worker: sends chunks there, moves them, and takes them back.
+
+What goes where is decided by ``schedule``; here it is done.  All of this is under the engine's lock.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pools_core.calls import Chunk
+from pools_core.frames import Kind, encode_call, encode_chunk, encode_session
+from pools_core.setup import CHUNK
+from pools_multicore.crew import Crew
+from pools_multicore.handle import Seat, WorkerHandle
+from pools_multicore.limits import Limits
+from pools_multicore.schedule import Place, Schedule
+from pools_multicore.worker import REVOKED, TICKET
+
+if TYPE_CHECKING:
+    from pools_multicore.engine import MulticoreEngine
+
+__all__ = ["Placement"]
+
+
+class Placement:
+    """Places the chunks of one engine.
+
+    Args:
+        engine: is woken when there is something to do for whoever waits.
+        crew: the workers.
+        schedule: decides.
+        limits: counts what has a limit.
+    """
+
+    def __init__(self, engine: MulticoreEngine, crew: Crew, schedule: Schedule, limits: Limits) -> None:
+        self._engine = engine
+        self._crew = crew
+        self._schedule = schedule
+        self._limits = limits
+        self.homeless: deque[Chunk] = deque()
+        """Chunks that have no place just now."""
+
+    def place(self, chunk: Chunk) -> Place:
+        """Decide where a chunk goes."""
+        return self._schedule.place() if chunk.worker is None else self._schedule.place_at(chunk.worker)
+
+    def give(self, chunk: Chunk, place: Place) -> None:
+        """Send a chunk to its place."""
+        if place.worker is None:
+            if not self._crew.start(chunk.worker):
+                self.homeless.clear()
+                return  # nothing can run any more, and every call is about to hear of it
+            place = self._schedule.place(grow=False) if chunk.worker is None else self.place(chunk)
+        if place.worker is None:
+            self.homeless.append(chunk)
+            return
+        worker = self._crew.workers[place.worker]
+        seat = Seat(chunk, 0)
+        if place.behind:
+            worker.last_ticket += 1
+            seat.ticket = worker.last_ticket
+            os.write(worker.tickets_in, TICKET.pack(seat.ticket))
+        session = chunk.call.session
+        if session is not None and session.id not in worker.sessions:
+            worker.sessions[session.id] = session
+            self._limits.timed += session.exit_timeout is not None
+            inherited = session.shared is not None and session.shared.id in worker.inherits
+            worker.outbox.put(Kind.SESSION, encode_session(session, inherited, self._engine.hold))
+        if chunk.call.id not in worker.knows:
+            worker.knows.add(chunk.call.id)
+            worker.outbox.put(Kind.CALL, encode_call(chunk.call))
+        if worker.memory_reader.freed:
+            worker.outbox.put(Kind.FREED, [marshal.dumps(worker.memory_reader.take_freed(), 2)])
+        worker.outbox.put(Kind.CHUNK, encode_chunk(chunk, seat.ticket))
+        worker.seats.append(seat)
+        self._schedule.gave(worker.number, chunk.id, bound=chunk.worker is not None)
+        if chunk.call.limited:
+            self._limits.timed += 1
+            if self._engine.waiting:
+                self._engine.wake()  # whoever sleeps there knows of no limit yet
+        if place.behind:
+            self._crew.flush_soon(worker)
+        else:
+            self._crew.flush(worker)
+
+    def balance(self) -> None:
+        """Before going to sleep: nobody is idle while another has chunks in line, and all has been sent."""
+        while self.homeless and not self._engine.shut:
+            chunk = self.homeless.popleft()
+            self.give(chunk, self.place(chunk))
+        while (theft := self._schedule.steal()) is not None and not self._engine.shut:
+            victim, place = theft
+            if not self._steal(self._crew.workers[victim], place):
+                break
+        self._crew.send_deferred()
+
+    def leave(self, worker: WorkerHandle, seat: Seat, seconds: float | None) -> None:
+        """Strike a chunk from a worker's line."""
+        worker.seats.remove(seat)
+        self._schedule.ended(worker.number, seat.chunk.id, seconds)
+        self._limits.timed -= seat.chunk.call.limited
+
+    def cancel(self, worker: WorkerHandle, seat: Seat, kill: bool) -> None:
+        """Take a chunk back that a worker has, or have the worker stop with it."""
+        seat.dropped = True
+        if seat.ticket and worker.board[CHUNK] != seat.chunk.id:
+            # It may still wait in line.  Tickets come in order, so those before it are taken back, too.
+            while seat in worker.seats:
+                ticket = worker.take_ticket()
+                if ticket is None:
+                    break
+                taken = next(one for one in worker.seats if one.ticket == ticket)
+                self.leave(worker, taken, None)
+                if not taken.dropped:
+                    self.homeless.append(taken.chunk)
+            if seat not in worker.seats:
+                self._engine.wake()
+                return
+        worker.board[REVOKED] = seat.chunk.id
+        if kill and worker.process is not None:
+            worker.condemned = True
+            worker.process.kill(tree=True)
+
+    def _steal(self, victim: WorkerHandle, place: Place) -> bool:
+        """Move the oldest chunk in a worker's line to another place; False if there was none to move."""
+        ticket = victim.take_ticket()
+        if ticket is None:
+            return False
+        seat = next(seat for seat in victim.seats if seat.ticket == ticket)
+        self.leave(victim, seat, None)
+        if not seat.dropped:
+            self.give(seat.chunk, place)
+        return True
