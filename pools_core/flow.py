@@ -60,8 +60,8 @@ TASKS_AHEAD: Final = 64
 
 
 ITEMS_AHEAD: Final = 1 << 17
-"""Items that are pulled and not delivered, likewise: each is an object here until it is packed, and again when
-its result has come, some 100 bytes in all."""
+"""Items that are pulled and not delivered, likewise: each is an object here until it is packed, and again
+when its result has come, some 100 bytes in all."""
 
 PULL_FIRST: Final = 4
 """Items to pull before the first look at the clock; twice as many before each further one."""

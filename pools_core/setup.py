@@ -97,6 +97,7 @@ class Setups:
         self._packs = packs
         self._send = send
         self._open: dict[int, _Setup] = {}
+        self._failed: tuple[int, FailedTask] | None = None
 
     def enter(self, chunk: Chunk) -> tuple[Any, ...]:
         """Return what a chunk's session gives to its function, setting it up if this is the first one.
@@ -110,6 +111,8 @@ class Setups:
             return ()
         found = self._open.get(session.id)
         if found is None:
+            if self._failed is not None and self._failed[0] == session.id:
+                raise SetupError(self._failed[1])  # of a chunk that was sent before the caller knew
             init, leave = _function(session.init), _function(session.exit)
             started = monotonic()
             try:
@@ -119,7 +122,8 @@ class Setups:
                     self._board[OFFSET] = INIT
                     init(*extras)
             except BaseException as error:  # as a task's: what it raises never ends the worker
-                raise SetupError(self._describe(error, "worker_init")) from None
+                self._failed = session.id, self._describe(error, "worker_init")
+                raise SetupError(self._failed[1]) from None
             finally:
                 self._board[STARTED] = monotonic_ns()  # first, so that init's time is not the task's
                 self._board[OFFSET] = 0
@@ -143,6 +147,8 @@ class Setups:
             send: to whom it is said; default as for all else.
         """
         found = self._open.pop(session, None)
+        if self._failed is not None and self._failed[0] == session:
+            self._failed = None
         if not leave:
             return
         started = monotonic()

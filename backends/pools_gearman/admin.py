@@ -47,7 +47,7 @@ def ask_nodes(settings: GearmanSettings, question: Any, node: str | None) -> dic
 async def _answer(client: Client, node: str, question: Any) -> Any:
     try:
         async with asyncio.timeout(PATIENCE):
-            return await client.ask(node, question)
+            return await client.questions.ask(node, question)
     except TimeoutError:
         return TransportError(f"node {node} has not answered within {PATIENCE:g} s")
     except PoolsError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pools_core.calls import Call, Packed
+from pools_gearman.bodies import plain
+from pools_gearman.packed import open_call
 from pools_gearman.sessions import KnownSession
-from pools_gearman.wire import RunJob, open_call, plain
+from pools_gearman.wire import RunJob
 
 __all__ = ["CallCache", "KnownCall"]
 
@@ -71,7 +73,7 @@ class CallCache:
             call, levels = open_call(job.call, None if session is None else session.sent)
             call = _copied(call)
             nbytes = call.function.nbytes if isinstance(call.function, Packed) else 0
-            local = replace(call, id=next(self._ids), session=None if session is None else session.local)
+            local = call._replace(id=next(self._ids), session=None if session is None else session.local)
             known = self._known[key] = KnownCall(call, local, session, levels, nbytes)
             self._nbytes += nbytes
             self._shrink(key)
@@ -79,11 +81,11 @@ class CallCache:
         return known
 
     def _shrink(self, newest: tuple[bytes, bytes]) -> None:
-        idle = [key for key, known in self._known.items() if not known.uses and key != newest]
-        for key in idle:
-            if len(self._known) <= MOST and self._nbytes <= MOST_BYTES:
+        while len(self._known) > MOST or self._nbytes > MOST_BYTES:
+            oldest = next((key for key, known in self._known.items() if not known.uses), newest)
+            if oldest == newest:
                 break
-            known = self._known.pop(key)
+            known = self._known.pop(oldest)
             self._nbytes -= known.nbytes
             self._forget(known.local)
 
@@ -93,4 +95,4 @@ def _copied(call: Call) -> Call:
     function = call.function
     assert isinstance(function, Packed)
     data = Packed(bytes(function.data), [bytes(buffer) for buffer in plain(function.buffers)])
-    return replace(call, function=data)
+    return call._replace(function=data)

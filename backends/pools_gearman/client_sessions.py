@@ -15,21 +15,22 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.calls import Chunk, Session, SessionEnded, type_buffer
 from pools_core.errors import PoolsError, TransportError
 from pools_core.protocol import Event, SessionLost, SessionOver, WorkerDied
-from pools_gearman import wire
+from pools_gearman.bodies import Kind, encode_json
 from pools_gearman.failing import fail_all
-from pools_gearman.wire import NOTHING, Kind, Lacking, PackedCall, PackedSession, PackedShared
+from pools_gearman.packed import NOTHING, PackedCall, PackedSession, PackedShared
+from pools_gearman.wire import Lacking, encode_provide
 
 if TYPE_CHECKING:
     from pools_gearman.client import Client
 
-__all__ = ["ClientSessions", "NodeLostError", "Record"]
+__all__ = ["ClientSessions", "NodeLostError", "NodeSilentError", "Record"]
 
 AGAIN: Final = 0.2
 """Seconds before a node that could not be reached is looked for again."""
@@ -37,6 +38,19 @@ AGAIN: Final = 0.2
 
 class NodeLostError(TransportError):
     """A node was lost that had a question."""
+
+
+class NodeSilentError(TransportError):
+    """A node that has a question is frozen, or cut off.
+
+    Args:
+        why: for people.
+        began: whether it had taken the question.
+    """
+
+    def __init__(self, why: str, began: bool) -> None:
+        super().__init__(why)
+        self.began = began
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +121,7 @@ class ClientSessions:
 
     async def _bring(self, chunk: Chunk, call: PackedCall, token: str, lacking: Lacking) -> None:
         client = self._client
-        client.waiting[chunk.id] = chunk
+        client.book.waiting[chunk.id] = chunk
         record = self.of(chunk)
         try:
             packed = None if record is None else record.packed
@@ -116,17 +130,17 @@ class ClientSessions:
             )
             key = token, call.digest if shared is None else shared.digest
             if key not in self._bringing:
-                body = wire.encode_provide(lacking, call, packed, shared)
+                body = encode_provide(lacking, call, packed, shared)
                 client.check_size(body, "the function, or what workers are given,")
-                answer = self._bringing[key] = client.ask_own(token, body)
+                answer = self._bringing[key] = client.questions.ask_own(token, body)
                 answer.add_done_callback(functools.partial(self._brought, key))
             with contextlib.suppress(TransportError):  # that node is lost: then another takes the chunk
                 await asyncio.shield(self._bringing[key])
         except PoolsError as error:
-            if client.waiting.pop(chunk.id, None) is not None:
+            if client.book.waiting.pop(chunk.id, None) is not None:
                 client.post([fail_all(chunk, 0, error)])
             return
-        if client.waiting.pop(chunk.id, None) is not None:
+        if client.book.waiting.pop(chunk.id, None) is not None:
             client.submit(chunk)
 
     def _brought(self, key: tuple[str, bytes], answer: asyncio.Future[Any]) -> None:
@@ -173,7 +187,7 @@ class ClientSessions:
             self._start(self._leave(record))
         else:
             for token in self._nodes(record):
-                self._client.tell_own(token, _end_request(record, leave=False))
+                self._client.questions.tell_own(token, _end_request(record, leave=False))
             self._forget(record)
 
     def _nodes(self, record: Record) -> set[str]:
@@ -187,7 +201,7 @@ class ClientSessions:
         for said in await asyncio.gather(*(self._leave_node(record, token) for token in nodes)):
             self._client.post(said)
         for token in nodes:  # they may forget what they have said
-            self._client.tell_own(token, _end_request(record, leave=False))
+            self._client.questions.tell_own(token, _end_request(record, leave=False))
         self._forget(record)
         self._client.post([SessionOver(record.session.id)])
 
@@ -197,7 +211,9 @@ class ClientSessions:
         lost_since: float | None = None
         while True:
             try:
-                said = await self._client.ask_own(token, _end_request(record, leave=True))
+                said = await self._client.questions.ask_own(token, _end_request(record, leave=True))
+            except NodeSilentError as error:
+                return self._lost(record, token) if began or error.began else []
             except TransportError as error:
                 began = began or isinstance(error, NodeLostError)
                 node = await self._client.look_for(token)
@@ -206,15 +222,18 @@ class ClientSessions:
                 settings = self._client.settings
                 patience = 0.0 if self._client.sees_all else settings.node_timeout
                 if node is None and now - lost_since >= patience:
-                    died = WorkerDied(f"node {token}", 0, f"a node of namespace {settings.namespace}", None)
-                    return [SessionLost(record.session.id, died)] if began else []
+                    return self._lost(record, token) if began else []
                 await asyncio.sleep(AGAIN)
             else:
                 return [self._renumbered(token, event) for event in said]
 
+    def _lost(self, record: Record, token: str) -> list[Event]:
+        where = f"a node of namespace {self._client.settings.namespace}"
+        return [SessionLost(record.session.id, WorkerDied(f"node {token}", 0, where, None))]
+
     def _renumbered(self, token: str, event: Event) -> Event:
         if isinstance(event, SessionEnded):
-            return replace(event, worker=self.number(token, event.worker))
+            return event._replace(worker=self.number(token, event.worker))
         return event
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -230,4 +249,4 @@ class ClientSessions:
 
 
 def _end_request(record: Record, *, leave: bool) -> list[type_buffer]:
-    return wire.encode_json(Kind.CONTROL, {"do": "end", "session": record.session.id, "leave": leave})
+    return encode_json(Kind.CONTROL, {"do": "end", "session": record.session.id, "leave": leave})

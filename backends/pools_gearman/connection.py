@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pools_core.calls import type_buffer
 from pools_core.errors import SecurityError, TransportError
 from pools_gearman.packets import Command, Line, Packet, PacketReader, encode
 from pools_gearman.settings import Address, GearmanSettings
+from pools_gearman.shared_loop import at_end
 
-__all__ = ["Connection", "Link", "tls_context"]
+if TYPE_CHECKING:
+    from pools_gearman.reading import SharedReading
+
+__all__ = ["Connection", "Link", "close_all", "end_links", "tls_context"]
 
 log: Final = logging.getLogger("pools_gearman")
 
@@ -31,6 +36,9 @@ FIRST_WAIT: Final = 0.05
 
 LONGEST_WAIT: Final = 5.0
 """Seconds between attempts at the most."""
+
+FAREWELL: Final = 1.0
+"""Seconds that a server has to close its end of a connection."""
 
 SMALL: Final = 1 << 16
 """Buffers below are joined for one system call; a large one is not worth copying."""
@@ -73,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         self._questions: deque[tuple[asyncio.Future[list[str]], list[str] | None]] = deque()
         self.lost: asyncio.Future[Exception | None] = self._loop.create_future()
         """Done when the connection is gone, with the error if there was one."""
+        self.reading: SharedReading | None = None
+        """Who else may read it."""
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -111,7 +121,7 @@ class Connection(asyncio.BufferedProtocol):
         self._out.extend(buffers)
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            at_end(self._loop, self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -149,26 +159,73 @@ class Connection(asyncio.BufferedProtocol):
         return self._reader.space()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand on what is complete."""
+        """Hand on what is complete, and send at once what is said to it."""
         self._reader.filled(nbytes)
-        packets: list[Packet] = []
+        flushing, self._flushing = self._flushing, True
         try:
-            try:
-                for item in self._reader.items():
-                    if isinstance(item, Line):
-                        self._answer(item.text)
-                    else:
-                        packets.append(item)
-            finally:
-                if packets:
-                    self._receive(packets)
+            self._take_in()
         except TransportError as error:
             self._fail(error)
             self.abort()
+        finally:
+            if not flushing:
+                self._flush()
+
+    def _take_in(self) -> None:
+        packets: list[Packet] = []
+        try:
+            for item in self._reader.items():
+                if isinstance(item, Line):
+                    self._answer(item.text)
+                else:
+                    packets.append(item)
+        finally:
+            if packets:
+                self._receive(packets)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""
+        if self.reading is not None:
+            self.reading.remove(self)  # while its descriptor is still its own
         self._fail(exc)
+
+    # --- for a thread that waits ----------------------------------------------------------------------
+
+    def readable_fileno(self) -> int | None:
+        """Return the descriptor that packets can be read from; None if there is none, as with TLS."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
+            return None
+        number: int = transport.get_extra_info("socket").fileno()
+        return number
+
+    def lend(self) -> None:
+        """Have the loop not look whether there is something to read."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def take_back(self) -> None:
+        """Have the loop look again."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def read(self) -> bool:
+        """Take in what is there; return False if the loop has to look what is wrong."""
+        number = self.readable_fileno()
+        if number is None:
+            return False
+        try:
+            count = os.readv(number, [self._reader.space()])
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+        try:
+            self.buffer_updated(count)
+        except Exception as error:  # as asyncio does when it reads: it is told, and the connection ends
+            self._loop.call_exception_handler({"message": "what came was not understood", "exception": error})
+            self.abort()
+        return count > 0
 
     def _answer(self, text: str) -> None:
         if not self._questions:
@@ -234,6 +291,8 @@ class Link:
         self.quiet = quiet
         """Whether to say nothing when it is lost."""
         self._said = False
+        self._last: Connection | None = None
+        self._aborted = False
 
     def __repr__(self) -> str:
         return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
@@ -255,6 +314,13 @@ class Link:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, LONGEST_WAIT)
 
+    async def closed(self) -> None:
+        """Wait until the connection that there was is closed; with TLS the other side has to agree."""
+        if self._last is not None:
+            done, _ = await asyncio.wait([self._last.lost], timeout=FAREWELL)
+            if not done:
+                self._last.abort()
+
     async def _serve(self, connection: Connection) -> None:
         self.connection, self.error = connection, None
         if self._said:
@@ -263,14 +329,23 @@ class Link:
         try:
             self._up(self)
             self.tried.set()
-            error = await connection.lost
+            error = await asyncio.shield(connection.lost)
         finally:
+            self._last = connection
             connection.close()
             self.connection = None
             self._down(self)
             self.state = None
         self.error = f"{self.address}: the connection was lost{f' ({error})' if error else ''}"
-        self._tell(self.error)
+        if not self._aborted:
+            self._tell(self.error)
+        self._aborted = False
+
+    def abort(self) -> None:
+        """Give up the connection, on purpose; another is made."""
+        if self.connection is not None:
+            self._aborted = True
+            self.connection.abort()
 
     def tell(self) -> None:
         """Say so if the server is away, now and from now on."""
@@ -320,6 +395,11 @@ class Link:
             if isinstance(error, ConnectionRefusedError):
                 return "connection refused"
             return f"no TLS answer within {timeout:g} s; does that server speak TLS?"
+        if self._tls is not None and connection is not None and connection.lost.done():
+            # With TLS 1.3 a server says what it thinks of our certificate only after the handshake.
+            ended = connection.lost.result()
+            why = "" if ended is None else f" ({getattr(ended, 'reason', None) or ended})"
+            return f"it ended the connection once TLS stood{why}; if it asks for a certificate, set tls_cert"
         if connection is not None:
             return "it does not answer as a job server does" + (
                 "" if self._tls is not None else "; if it speaks TLS, set tls = true"
@@ -327,6 +407,13 @@ class Link:
         if isinstance(error, TimeoutError):
             return f"no answer within {timeout:g} s"
         return getattr(error, "strerror", None) or str(error)
+
+
+async def end_links(links: Sequence[Link], tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, among them those of links, and wait until the links' connections are closed."""
+    await close_all(tasks)
+    await asyncio.gather(*(link.closed() for link in links))
+    await asyncio.sleep(0)  # transports close in the next turn of the loop
 
 
 async def close_all(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -42,14 +42,15 @@ def _ping(node: Node, _: Any) -> Any:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": node.started,
+        "time": time.time(),
         "state": node.state,
         "pool": node.own.pool,
         "slots": node.slots,
-        "done": node.done,
-        "running": len(node.held),
-        "tasks": node.tasks,
-        "failed": node.failed,
-        "mean": node.seconds / node.done if node.done else None,
+        "done": node.jobs.tally.done,
+        "running": len(node.jobs.held),
+        "tasks": node.jobs.tally.tasks,
+        "failed": node.jobs.tally.failed,
+        "mean": node.jobs.tally.seconds / node.jobs.tally.done if node.jobs.tally.done else None,
         "load": list(os.getloadavg()),
         **_usage(psutil.Process()),
         "workers": [_worker(child) for child in _workers()],
@@ -75,26 +76,32 @@ def _usage(process: psutil.Process) -> Any:
 
 
 def _cancel(node: Node, request: Any) -> Any:
-    return {"stopped": node.cancel_jobs(set(map(str, request["jobs"])), kill=bool(request["kill"]))}
+    stopped = node.jobs.cancel(set(map(str, request["jobs"])), kill=bool(request["kill"]))
+    node.grab()
+    return {"stopped": stopped}
 
 
 def _forget(node: Node, request: Any) -> Any:
-    return {"stopped": node.forget_client(str(request["client"]))}
+    client = str(request["client"])
+    stopped = node.jobs.forget_client(client)
+    node.forget_sessions(client.encode())
+    node.grab()
+    return {"stopped": stopped}
 
 
 def _drain(node: Node, _: Any) -> Any:
-    running = len(node.held)
+    running = len(node.jobs.held)
     asyncio.get_running_loop().call_soon(node.stop, DAY)
     return {"running": running}
 
 
 def _restart(node: Node, _: Any) -> Any:
     node.restart()
-    return {"running": len(node.held)}
+    return {"running": len(node.jobs.held)}
 
 
 def _kill(node: Node, _: Any) -> Any:
-    running = len(node.held)
+    running = len(node.jobs.held)
     # After the answer has left.
     asyncio.get_running_loop().call_later(0.05, node.stop, 0)
     return {"handed back": running, "at": time.time()}

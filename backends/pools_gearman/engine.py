@@ -1,31 +1,32 @@
-"""The gearman engine: between the pool's threads and the I/O thread.
+"""The gearman engine: between the pool's threads and the client.
 
-    submit, cancel, close ─▶ I/O thread (client) ═══ job servers ═══ nodes
-    wait ◀── events ◀── I/O thread
+    submit, cancel, close ─▶ client ═══ job servers ═══ nodes
+    wait ◀── events ◀─────── client
 
-The client does the work; here is only what more than one thread touches.
+The client does the work, in whichever thread calls; its loop has a thread for what happens unasked.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVarTuple, Unpack
 
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Refused, Returned, Session, SetupFailed
 from pools_core.errors import TransportError
 from pools_core.log_levels import LogLevelsSent
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, SessionOver
-from pools_core.waiter import Waiter
 from pools_gearman.client import FAREWELL, Client
 from pools_gearman.connection import tls_context
+from pools_gearman.packed import PackedShared
 from pools_gearman.settings import GearmanSettings, check_security
 from pools_gearman.signing import Signer, read_secret
 from pools_gearman.thread import LoopThread
-from pools_gearman.wire import PackedShared
 
 __all__ = ["GearmanEngine", "make_signer"]
+
+Ts = TypeVarTuple("Ts")
 
 LINE: Final = 0.020
 """Seconds of work per worker that are on their way: a round trip through a job server takes 1 ms."""
@@ -70,8 +71,6 @@ class GearmanEngine(Engine):
     capabilities = frozenset({"task_timeout"})
 
     def __init__(self, settings: GearmanSettings, *, wait: bool = True) -> None:
-        self._lock = threading.RLock()
-        self._waiter = Waiter()
         self._log = LogLevelsSent()
         self._shared = 0
         self._woken = False
@@ -82,7 +81,6 @@ class GearmanEngine(Engine):
         self._seconds: float | None = None
         self._shut = False
         self._settings = settings
-        self._client: Client
         self._tried = threading.Event()
         self._silent = threading.Event()
         self._problem: str | None = None
@@ -90,8 +88,6 @@ class GearmanEngine(Engine):
 
         async def main() -> None:
             try:
-                self._client = Client(settings, signer, tls, self._post)
-                self._client.levels = self._log.levels
                 await self._client.run(self._take_first_try, self._silent.set)
             except Exception as error:  # a mistake of ours: whoever waits is told, so that nobody hangs
                 self._post([Broken(TransportError(f"the gearman client failed: {error!r}"))])
@@ -101,6 +97,10 @@ class GearmanEngine(Engine):
                 self._silent.set()
 
         self._thread = LoopThread("pools-gearman", main)
+        self._lock, self._reading = self._thread.lock, self._thread.reading
+        self._client = Client(settings, signer, tls, self._post, self._reading)
+        self._client.levels = self._log.levels
+        self._thread.start()
         if wait:
             self._wait_for_server()
 
@@ -169,28 +169,34 @@ class GearmanEngine(Engine):
         self._call("know_shared", packed, shared.id)
 
     def submit(self, chunk: Chunk) -> None:
-        """Have the I/O thread send a chunk."""
+        """Send a chunk, in this thread."""
         self._out.add(chunk.id)
-        self._thread.call_soon(self._do, "submit", (chunk,))
+        self._act(self._client.submit, chunk)
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
-        """Return what has come; sleeps until something has."""
+        """Return what has come; reads it from the servers, in this thread, and sleeps until there is any."""
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             self._touching = True
             with self._lock:
-                if self._events or self._woken or self._shut:
+                left = None if deadline is None else deadline - monotonic()
+                if self._events or self._woken or self._shut or (left is not None and left <= 0):
+                    self._reading.end()
                     events, self._events = self._events, []
                     self._woken = False
                     self._learn(events)
                     self._touching = False
                     return events
-                sleeper = self._waiter.arm()
+                self._reading.begin()
             self._touching = False
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                return ()
-            self._waiter.sleep(sleeper, left)
+            try:
+                ready = self._reading.sleep(left)
+            except BaseException:  # Ctrl-C
+                with self._lock:
+                    self._reading.end()
+                raise
+            self._touching = True
+            self._act(self._reading.take, ready)
 
     def intact(self) -> bool:
         """An interrupt that came while this thread slept has done no harm."""
@@ -200,7 +206,7 @@ class GearmanEngine(Engine):
         """Make ``wait`` return."""
         with self._lock:
             self._woken = True
-            self._waiter.wake()
+            self._reading.ring()
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Take a chunk back from the queue, or have its node stop with it.
@@ -214,14 +220,16 @@ class GearmanEngine(Engine):
             return
         stopped = threading.Event()
         if self._call("cancel", chunk.id, kill, stopped.set):
+            self._thread.inside(self._reading.give_back)
             stopped.wait(CONFIRMED)
 
     def shutdown(self, wait: bool, kill: bool) -> None:
         """Leave the cluster.  With ``kill`` nothing that was queued starts once this has returned."""
         with self._lock:
             self._shut = True
-            self._waiter.wake()
+            self._reading.ring()
         self._call("stop", kill)
+        self._thread.inside(self._reading.give_back)
         if kill and not self._thread.is_current:
             self._silent.wait(FAREWELL + 1)
         if wait:
@@ -230,16 +238,23 @@ class GearmanEngine(Engine):
     # --- inside ---------------------------------------------------------------------------------------
 
     def _call(self, method: str, *args: object) -> bool:
-        """Have the client do something, in its thread; return False if that has ended."""
-        return self._thread.call(self._do, method, args)
+        """Have the client do something; return False if it has ended."""
+        return self._act(getattr(self._client, method), *args)
 
-    def _do(self, method: str, args: tuple[object, ...]) -> None:
-        getattr(self._client, method)(*args)
+    def _act(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+        """Do something in the client's loop, in this thread; return False if that has ended."""
+        try:
+            return self._thread.inside(function, *args)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: there may be a hole in what was being sent or taken in
+            self._thread.inside(self._client.abort)
+            raise
 
     def _post(self, events: list[Event]) -> None:
         with self._lock:
             self._events.extend(events)
-            self._waiter.wake()
+            self._reading.ring()
 
     def _learn(self, events: Sequence[Event]) -> None:
         """Take note of which chunks are done and how long they took."""

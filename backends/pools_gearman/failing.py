@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pools_core.calls import Chunk, Outcomes, Packed, SessionEnded, SetupFailed
@@ -42,21 +41,21 @@ def fail_some(
 def fail_end(ended: SessionEnded, error: BaseException, where: str) -> SessionEnded:
     """Return the end of a session whose value cannot travel."""
     failure = describe(error, 0, "worker_exit", where, same_process=False)
-    return replace(ended, values=seal([]), failure=failure)
+    return ended._replace(values=seal([]), failure=failure)
 
 
 def portable_failure(event: SetupFailed) -> SetupFailed:
     """Return what a worker said so that it can leave this process: threads do not pack it."""
-    return replace(event, failure=travelling(event.failure))
+    return event._replace(failure=travelling(event.failure))
 
 
 def portable_end(event: SessionEnded, where: str) -> SessionEnded:
     """Likewise."""
     failure = None if event.failure is None else travelling(event.failure)
     if isinstance(event.values, Packed):
-        return replace(event, failure=failure)
+        return event._replace(failure=failure)
     try:
         values = seal([pack(value, "the value of worker_exit", keep=True) for value in event.values])
     except SerializationError as error:
         return fail_end(event, error, where)
-    return replace(event, values=values, failure=failure)
+    return event._replace(values=values, failure=failure)

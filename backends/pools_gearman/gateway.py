@@ -1,7 +1,7 @@
 """A node's local pool, driven by its engine: chunks in, events out, nothing opened on the way.
 
     submit (loop's thread) ─▶ engine of the local pool ─▶ its workers
-    take   (loop's thread) ◀─ a thread that waits on the engine
+    take   (in the loop)   ◀─ a thread that waits on the engine, and acts in the loop itself
 
 An engine that runs tasks within ``wait`` (singlecore) gets its chunks from that thread, too.
 """
@@ -11,20 +11,27 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
-from pools_core.calls import Call, Chunk, Outcomes, Packed, Session
+from pools_core.calls import Call, Chunk, Outcomes, Packed, Returned, Session, SetupFailed
 from pools_core.protocol import Engine, Event
 from pools_core.workqueue import EndOf
-from pools_gearman.wire import OF_A_CHUNK, plain
+from pools_gearman.bodies import plain
+from pools_gearman.shared_loop import SharedLoop
+from pools_gearman.wire import OF_A_CHUNK
 
 __all__ = ["Gateway"]
 
 WORTH: Final = 0.002
 """Seconds of work per worker that a node keeps in line: a round trip to fetch more takes less than that."""
+
+BRISK: Final = 0.0005
+"""Seconds of a chunk below which waking a thread for it is what takes long."""
+
+SPARE: Final = 8
+"""Short chunks that wait for each thread of an engine that has threads, beyond what it asks for."""
 
 DEEPEST: Final = 16
 """Chunks per worker in line at the most."""
@@ -46,14 +53,14 @@ class Gateway:
 
     def __init__(self, engine: Engine, take: Callable[[Gateway, Sequence[Event]], None]) -> None:
         self.engine = engine
-        self.busy: set[int] = set()
-        """Ids of the chunks that are with it."""
+        self.busy: dict[int, int] = {}
+        """The chunks that are with it, and which call each is of."""
         self._take = take
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SharedLoop)
+        self._loop = loop
         self._calls: set[int] = set()
         self._line: OrderedDict[int, Chunk] = OrderedDict()
-        self._events: deque[Event] = deque()
-        self._told = False
         self._seconds: float | None = None
         self._queue: queue.SimpleQueue[Chunk | EndOf | None] = queue.SimpleQueue()
         self._stopping = False
@@ -65,7 +72,17 @@ class Gateway:
         """How many more chunks it can take to advantage."""
         if self.engine.inline:
             return 1 + AHEAD - len(self.busy)
-        return self.engine.room() + self._ahead() - len(self._line)
+        return self._spare() + self._ahead() - len(self._line)
+
+    def _spare(self) -> int:
+        """Return how many chunks to give the engine now.
+
+        Threads that run out of short chunks fall asleep, and waking one takes longer than such a chunk.
+        """
+        room = self.engine.room()
+        if self.engine.same_process and self._seconds is not None and self._seconds < BRISK:
+            room += SPARE * self.engine.size
+        return room
 
     def _ahead(self) -> int:
         """Return how many chunks are worth keeping in line: none, unless they are short."""
@@ -75,10 +92,10 @@ class Gateway:
 
     def submit(self, chunk: Chunk) -> None:
         """Have a chunk run."""
-        self.busy.add(chunk.id)
+        self.busy[chunk.id] = chunk.call.id
         if self.engine.inline:
             self._queue.put(chunk)
-        elif self._line or self.engine.room() <= 0:
+        elif self._line or self._spare() <= 0:
             self._line[chunk.id] = chunk
         else:
             self._give(chunk)
@@ -94,14 +111,14 @@ class Gateway:
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Stop a chunk; nothing more is said of it."""
-        self.busy.discard(chunk.id)
+        self.busy.pop(chunk.id, None)
         if not self.engine.inline and self._line.pop(chunk.id, None) is None:
             self.engine.cancel(chunk, kill)
             self._loop.call_soon(self._fill)  # not at once: others of the line may be cancelled as well
 
     def drop(self, chunk: Chunk) -> None:
         """Forget a chunk: the engine cannot run anything."""
-        self.busy.discard(chunk.id)
+        self.busy.pop(chunk.id, None)
         self._line.pop(chunk.id, None)
 
     def end_session(self, session: Session, *, leave: bool) -> None:
@@ -118,7 +135,7 @@ class Gateway:
         if not isinstance(items, Packed) or not items.buffers:
             return chunk
         buffers = [self.engine.hold(memoryview(buffer)) or buffer for buffer in plain(items.buffers)]
-        return replace(chunk, items=Packed(items.data, buffers))
+        return chunk._replace(items=Packed(items.data, buffers))
 
     def close(self, call: Call) -> None:
         """Forget a call."""
@@ -159,28 +176,34 @@ class Gateway:
             self._tell(self.engine.wait(0))
 
     def _tell(self, events: Sequence[Event]) -> None:
-        self._events.extend(events)
-        if self._told:
-            return  # the loop has not come to them yet
-        self._told = True
         try:
-            self._loop.call_soon_threadsafe(self._arrived)
-        except RuntimeError:  # the loop is closed: the node is over
-            return
+            self._loop.inside(self._arrived, events)
+        except Exception as error:  # as asyncio does with its own: it is told, and the thread goes on
+            self._loop.call_exception_handler({"message": "a node's answer failed", "exception": error})
 
-    def _arrived(self) -> None:
-        self._told = False  # before they are taken, so that none is left
-        events = [self._events.popleft() for _ in range(len(self._events))]
-        for event in events:
+    def _arrived(self, said: Sequence[Event]) -> None:
+        events: list[Event] = []
+        for event in said:
+            events.append(event)
+            if isinstance(event, SetupFailed):
+                events += self._give_up_line(self.busy.get(event.chunk))
             if isinstance(event, Outcomes) and event.last:
                 past = event.seconds if self._seconds is None else self._seconds
                 self._seconds = MEMORY * past + (1 - MEMORY) * event.seconds
             if isinstance(event, OF_A_CHUNK) and not (isinstance(event, Outcomes) and not event.last):
-                self.busy.discard(event.chunk)
+                self.busy.pop(event.chunk, None)
         self._fill()
         self._take(self, events)
 
+    def _give_up_line(self, call: int | None) -> list[Event]:
+        """Return what waits in line of a call that cannot be set up; else workers would try that for each."""
+        doomed = [chunk.id for chunk in self._line.values() if chunk.call.id == call]
+        for chunk in doomed:
+            del self._line[chunk]
+            del self.busy[chunk]
+        return [Returned(chunk) for chunk in doomed]
+
     def _fill(self) -> None:
         """Give the engine what waits in line, as it has room."""
-        while self._line and not self._stopping and self.engine.room() > 0:
+        while self._line and not self._stopping and self._spare() > 0:
             self._give(self._line.popitem(last=False)[1])

@@ -1,4 +1,4 @@
-"""What the client keeps of its jobs and of the servers that they are on."""
+"""What the client keeps of its jobs and of the servers that they are on; no socket, only books."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pools_core.calls import Chunk
+from pools_core.calls import Chunk, Outcomes
 from pools_core.frames import Relayed
+from pools_core.protocol import Logged, SessionOver
 from pools_gearman.client_sessions import Record
 from pools_gearman.connection import Link
-from pools_gearman.wire import NodeId
+from pools_gearman.signing import RefusedFrameError, Why
+from pools_gearman.wire import OF_A_CHUNK, NodeId
 
-__all__ = ["Job", "Server"]
+__all__ = ["Job", "JobBook", "Server"]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +66,50 @@ class Job:
     record: Record | None = None
     said: list[Relayed] = field(default_factory=list)
 
+    def accept(self, chunk: Chunk, number: int, event: Relayed, *, last: bool) -> None:
+        """Take note of what was said of its chunk.
+
+        Args:
+            chunk: its chunk.
+            number: the place that it claims in the answer.
+            event: what was said.
+            last: whether the server takes the job for finished with it.
+
+        Raises:
+            RefusedFrameError: it is not what comes next, or of something else.
+        """
+        if isinstance(event, Logged):
+            fits = not last
+        else:
+            ends = event.last if isinstance(event, Outcomes) else True
+            fits = isinstance(event, OF_A_CHUNK) and event.chunk == chunk.id and ends is last
+        if number != self.number or not fits:
+            raise RefusedFrameError(Why.REPLAYED)
+        self.number += 1
+        if isinstance(event, Outcomes):
+            if event.first < self.received or event.first + event.size > chunk.size:
+                raise RefusedFrameError(Why.MALFORMED)
+            self.received = event.first + event.size
+
+    def add_said(self, number: int, event: Relayed, *, last: bool) -> None:
+        """Take note of a part of the answer to the question what came of a session's end.
+
+        Raises:
+            RefusedFrameError: it is not what comes next.
+        """
+        if number != len(self.said) or isinstance(event, SessionOver) is not last:
+            raise RefusedFrameError(Why.REPLAYED)
+        self.said.append(event)
+
+    def settle(self, value: Any) -> None:
+        """Give whoever asked the answer, or the error; only the first counts."""
+        if self.answer is None or self.answer.done():
+            return
+        if isinstance(value, BaseException):
+            self.answer.set_exception(value)
+        else:
+            self.answer.set_result(value)
+
 
 @dataclass(slots=True)
 class Server:
@@ -98,3 +144,46 @@ class Server:
         """What makes it a worse choice than another: no nodes, or many jobs for each."""
         out = len(self.jobs) + len(self.created)
         return not self.slots, out / max(1, self.slots)
+
+
+class JobBook:
+    """The jobs that are out, and the chunks that wait to become one.
+
+    Args:
+        moved: called when a chunk is no longer out.
+    """
+
+    def __init__(self, moved: Callable[[], None]) -> None:
+        self.chunks: dict[int, Job] = {}
+        """The jobs of chunks whose outcome is wanted, by chunk."""
+        self.waiting: dict[int, Chunk] = {}
+        """Chunks that no server could be found for."""
+        self.asked: dict[bytes, Job] = {}
+        """Questions to nodes that are out, by job id."""
+        self._moved = moved
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is out."""
+        return bool(self.chunks or self.waiting or self.asked)
+
+    def add_question(self, job: Job) -> None:
+        """Enter a question until it is answered."""
+        assert job.answer is not None
+        self.asked[job.id] = job
+        job.answer.add_done_callback(lambda _: self.asked.pop(job.id, None))
+
+    def part(self, job: Job) -> Chunk | None:
+        """Part a job from its chunk: whatever else is said of the job is of no interest."""
+        chunk, job.chunk = job.chunk, None
+        if chunk is not None and self.chunks.get(chunk.id) is job:
+            del self.chunks[chunk.id]
+            self._moved()
+        return chunk
+
+    @staticmethod
+    def forget(job: Job) -> None:
+        """Strike a job that the server is done with."""
+        server: Server | None = job.link.state
+        if server is not None and job.handle is not None:
+            server.jobs.pop(job.handle, None)

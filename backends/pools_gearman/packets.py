@@ -16,8 +16,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gearman import protocol
 from pools_core.calls import type_buffer
@@ -50,8 +49,7 @@ class Command(enum.IntEnum):
     JOB_ASSIGN_UNIQ = protocol.GEARMAN_COMMAND_JOB_ASSIGN_UNIQ
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """One packet.
 
     Attributes:
@@ -65,8 +63,7 @@ class Packet:
     data: type_buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of an answer to an administrative command, without its end."""
 
     text: str
@@ -84,6 +81,7 @@ LONGEST_ARGUMENT: Final = 1024
 LONGEST_LINE: Final = 1 << 20
 """Bytes of a line of text: a worker's line in ``workers`` names all its functions."""
 
+_COMMANDS: Final = {int(command): command for command in Command}
 _COUNT: Final = {command: len(protocol.GEARMAN_PARAMS_FOR_COMMAND[command]) for command in Command}
 
 
@@ -98,16 +96,17 @@ def encode(command: Command, *args: bytes, data: list[type_buffer] | None = None
     Raises:
         ValueError: too few or too many arguments, a NUL where none may be, or 4 GiB and more.
     """
-    pieces = list(args)
     if data is not None:
-        pieces.append(b"")
-    if len(pieces) != _COUNT[command]:
-        raise ValueError(f"{command.name} takes {_COUNT[command]} arguments, not {len(pieces)}")
-    if any(b"\0" in piece for piece in pieces[:-1]):
+        args = (*args, b"")
+    if len(args) != _COUNT[command]:
+        raise ValueError(f"{command.name} takes {_COUNT[command]} arguments, not {len(args)}")
+    if b"\0" in b"".join(args[:-1]):
         raise ValueError(f"an argument of {command.name} other than the last has a NUL in it")
-    head = b"\0".join(pieces)
+    head = b"\0".join(args)
     tail = data or []
-    size = len(head) + sum(memoryview(piece).nbytes for piece in tail)
+    size = len(head)
+    for piece in tail:
+        size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
     if size >= 1 << 32:
         raise ValueError(f"a packet of {size} bytes cannot be announced in 32 bits")
     return [HEADER.pack(REQUEST, command, size) + head, *tail]
@@ -162,7 +161,7 @@ class PacketReader:
             if self._have < len(self._large):
                 return None
             whole, self._large = self._large, None
-            return self._packet(whole, copy=False)
+            return _large_packet(whole)
         have = self._end - self._start
         if not have:
             return None
@@ -170,19 +169,18 @@ class PacketReader:
             return self._line()
         if have < HEADER.size:
             return None
-        _, _, size = HEADER.unpack_from(self._scratch, self._start)
-        self._check_header(size)
+        magic, kind, size = HEADER.unpack_from(self._scratch, self._start)
+        self._check_header(magic, kind, size)
         whole_size = HEADER.size + size
         if have < whole_size:
             if whole_size > SCRATCH:
                 self._begin_large(whole_size, have)
             return None
-        view = self._view[self._start : self._start + whole_size]
+        body = self._view[self._start + HEADER.size : self._start + whole_size].tobytes()
         self._start += whole_size
-        return self._packet(view, copy=True)
+        return _small_packet(_COMMANDS[kind], body)
 
-    def _check_header(self, size: int) -> None:
-        magic, kind, _ = HEADER.unpack_from(self._scratch, self._start)
+    def _check_header(self, magic: bytes, kind: int, size: int) -> None:
         # gear's server reports a lost worker with the magic of a request.
         if magic != RESPONSE and not (magic == REQUEST and kind == Command.WORK_FAIL):
             raise TransportError(f"not a job server's stream: a packet begins with {magic!r}")
@@ -198,23 +196,6 @@ class PacketReader:
         large[:have] = self._view[self._start : self._end]
         self._start = self._end = 0
         self._large, self._have = large, have
-
-    def _packet(self, whole: memoryview, *, copy: bool) -> Packet:
-        _, kind, _ = HEADER.unpack_from(whole)
-        command = Command(kind)
-        count = _COUNT[command]
-        body = whole[HEADER.size :]
-        if count == 0:
-            if body.nbytes:
-                raise TransportError(f"a {command.name} packet came with arguments; it takes none")
-            return Packet(command, (), b"")
-        head = bytes(body[:LONGEST_ARGUMENT]) if count > 1 else b""
-        args = head.split(b"\0", count - 1)[: count - 1]
-        used = sum(len(arg) + 1 for arg in args)
-        if count > 1 and (len(args) < count - 1 or used > len(head)):
-            raise TransportError(f"a {command.name} packet came with too few arguments")
-        rest = body[used:]
-        return Packet(command, tuple(args), bytes(rest) if copy else rest)
 
     def _line(self) -> Line | None:
         end = self._scratch.find(b"\n", self._start, self._end)
@@ -234,3 +215,25 @@ class PacketReader:
         self._end -= self._start
         self._start = 0
         self._scratch, self._view = grown, memoryview(grown)
+
+
+def _small_packet(command: Command, body: bytes) -> Packet:
+    """Return the packet with this body, which is its own."""
+    count = _COUNT[command]
+    if count == 0:
+        if body:
+            raise TransportError(f"a {command.name} packet came with arguments; it takes none")
+        return Packet(command, (), b"")
+    *args, data = body.split(b"\0", count - 1)
+    if len(args) < count - 1 or len(body) - len(data) > LONGEST_ARGUMENT:
+        raise TransportError(f"a {command.name} packet came with too few arguments")
+    return Packet(command, tuple(args), data)
+
+
+def _large_packet(whole: memoryview) -> Packet:
+    """Return the packet that these bytes are; its data stays where it is."""
+    _, kind, _ = HEADER.unpack_from(whole)
+    command = _COMMANDS[kind]
+    body = whole[HEADER.size :]
+    head = _small_packet(command, body[:LONGEST_ARGUMENT].tobytes())
+    return head._replace(data=body[LONGEST_ARGUMENT - len(head.data) :])

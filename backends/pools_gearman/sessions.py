@@ -12,17 +12,18 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
 
 from pools_core.calls import Packed, Session, SessionEnded
 from pools_core.protocol import SessionLost, SessionOver
 from pools_core.shared import SharedObject
-from pools_gearman import wire
+from pools_gearman.bodies import plain
 from pools_gearman.failing import portable_end
 from pools_gearman.gateway import Gateway
-from pools_gearman.wire import NOTHING, Lacking, RunJob
+from pools_gearman.packed import NOTHING, open_session
+from pools_gearman.wire import Lacking, RunJob
 
 __all__ = ["Answer", "KnownSession", "NodeSessions"]
 
@@ -92,10 +93,10 @@ class NodeSessions:
             return Lacking.SHARED if job.setup else Lacking.SHARED | Lacking.SESSION
         if not job.setup:
             return Lacking.SESSION
-        sent, shared_number = wire.open_session(job.setup)
+        sent, shared_number = open_session(job.setup)
         sent = _copied(sent)
         shared = None if job.shared == NOTHING else self._object(client, shared_number, job.shared)
-        known = KnownSession(client, sent, replace(sent, id=next(self._ids), shared=shared))
+        known = KnownSession(client, sent, sent._replace(id=next(self._ids), shared=shared))
         self._known[client, sent.id] = self._local[known.local.id] = known
         return Lacking(0)
 
@@ -171,7 +172,7 @@ class NodeSessions:
             return
         if isinstance(event, SessionEnded):
             event = portable_end(event, self._where)
-        known.said.append(replace(event, session=known.sent.id))
+        known.said.append(event._replace(session=known.sent.id))
 
     def _leave(self, known: KnownSession, gateway: Gateway) -> None:
         known.gateways.discard(gateway)
@@ -200,8 +201,8 @@ class NodeSessions:
 def _copied(session: Session) -> Session:
     """Return a session that does not refer to the packet that it came in."""
     init, leave = (
-        None if one is None else Packed(bytes(one.data), [bytes(part) for part in wire.plain(one.buffers)])
+        None if one is None else Packed(bytes(one.data), [bytes(part) for part in plain(one.buffers)])
         for one in (session.init, session.exit)
         if one is None or isinstance(one, Packed)
     )
-    return replace(session, init=init, exit=leave)
+    return session._replace(init=init, exit=leave)

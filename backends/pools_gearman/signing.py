@@ -15,7 +15,6 @@ have no ``repr``.
 from __future__ import annotations
 
 import enum
-import hashlib
 import hmac
 import os
 import stat
@@ -25,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from pools_core.calls import type_buffer
 from pools_core.errors import SecurityError
@@ -35,10 +34,13 @@ __all__ = ["Direction", "Opened", "RefusedFrameError", "ReplayGuard", "Signer", 
 MAGIC: Final = b"POOL"
 VERSION: Final = 1
 HEAD: Final = struct.Struct("<4sBBHdQ")
+_LENGTHS: Final = struct.Struct("<HH")
 MAC_BYTES: Final = 32
 OVERHEAD: Final = HEAD.size + MAC_BYTES
 SIGNED: Final = 1
 SHORTEST_SECRET: Final = 16
+SMALL: Final = 1 << 14
+"""Bytes of a body up to which it is copied, since a digest in one go is the faster one."""
 
 
 class Direction(enum.IntEnum):
@@ -68,8 +70,7 @@ class RefusedFrameError(Exception):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A frame that may be opened.
 
     Attributes:
@@ -121,12 +122,11 @@ class Signer:
 
     secret: bytes | None = field(repr=False)
     max_age: float = 300.0
-    _keyed: Any = field(init=False, repr=False, default=None)
 
-    def __post_init__(self) -> None:
-        """Begin the digest that all others are copies of: so the key is hashed only once."""
-        if self.secret is not None:
-            object.__setattr__(self, "_keyed", hmac.new(self.secret, b"", hashlib.sha256))
+    @property
+    def _key(self) -> bytes:
+        assert self.secret is not None
+        return self.secret
 
     def seal(
         self,
@@ -145,9 +145,9 @@ class Signer:
             body: what it holds, in pieces; not copied.
             number: its place in the answer.
         """
-        flags = 0 if self._keyed is None else SIGNED
+        flags = 0 if self.secret is None else SIGNED
         head = HEAD.pack(MAGIC, VERSION, direction, flags, time.time(), number)
-        mac = bytes(MAC_BYTES) if self._keyed is None else self._mac(head, job, function, body)
+        mac = bytes(MAC_BYTES) if self.secret is None else self._mac(head, job, function, body)
         return [head + mac, *body]
 
     def open(self, frame: type_buffer, direction: Direction, job: bytes, function: bytes) -> Opened:
@@ -165,7 +165,7 @@ class Signer:
         if version != VERSION:
             raise RefusedFrameError(Why.VERSION)
         body = view[OVERHEAD:]
-        if self._keyed is None:
+        if self.secret is None:
             if flags != 0:
                 raise RefusedFrameError(Why.SIGNATURE)
         else:
@@ -181,14 +181,15 @@ class Signer:
         return Opened(made, number, body)
 
     def _mac(self, head: type_buffer, job: bytes, function: bytes, body: Sequence[type_buffer]) -> bytes:
-        digest = self._keyed.copy()
         # Lengths first, so that nothing can be moved from one field into the next.
-        digest.update(struct.pack("<HH", len(job), len(function)) + job + function)
+        bound = _LENGTHS.pack(len(job), len(function))
+        if sum(map(len, body)) < SMALL:
+            return hmac.digest(self._key, b"".join([bound, job, function, head, *body]), "sha256")
+        digest = hmac.new(self._key, bound + job + function, "sha256")
         digest.update(head)
         for piece in body:
             digest.update(piece)
-        mac: bytes = digest.digest()
-        return mac
+        return digest.digest()
 
 
 class ReplayGuard:

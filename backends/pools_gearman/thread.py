@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import selectors
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
+
+from pools_gearman.reading import SharedReading
+from pools_gearman.shared_loop import SharedLoop
 
 __all__ = ["LoopThread"]
+
+Ts = TypeVarTuple("Ts")
 
 
 class LoopThread:
@@ -24,42 +29,25 @@ class LoopThread:
 
     def __init__(self, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._main = main
-        self._loop = asyncio.new_event_loop()
-        self._over = False
-        self._todo: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._told = False
+        self._loop = SharedLoop()
+        self.reading = SharedReading(self._loop)
+        """How other threads may read the loop's connections."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        _close_in_forked_children(self._loop)
+        _close_in_forked_children(self._loop.selector)
+        _close_in_forked_children(self.reading.selector)
+
+    def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
-    def call(self, function: Callable[..., object], *args: Any) -> bool:
-        """Have a function called in the loop; return False if that has ended."""
-        try:
-            if self._todo:
-                self._loop.call_soon_threadsafe(self._catch_up)  # they came before
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # closed
-            return False
-        return True
+    @property
+    def lock(self) -> threading.RLock:
+        """What is held by whoever acts in the loop."""
+        return self._loop.lock
 
-    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Have a function called in the loop, together with others of this moment.
-
-        If an exception leaves this (Ctrl-C), what was to be called may wait for the next ``call``.
-        """
-        self._todo.append((function, args))
-        if not self._told:
-            self._told = True
-            self.call(self._catch_up)
-
-    def _catch_up(self) -> None:
-        self._told = False  # before they are taken, so that none is left
-        for _ in range(len(self._todo)):
-            function, args = self._todo.popleft()
-            try:
-                function(*args)
-            except Exception as error:  # as asyncio does: it is told, and the others are called
-                self._loop.call_exception_handler({"message": f"{function} failed", "exception": error})
+    def inside(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+        """Call a function as if in the loop, in this thread; return False if the loop has ended."""
+        return self._loop.inside(function, *args)
 
     @property
     def is_current(self) -> bool:
@@ -79,33 +67,34 @@ class LoopThread:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             asyncio.set_event_loop(None)
-            self._loop.close()
+            with self._loop.lock:
+                self._loop.close()
+                self.reading.close()
 
 
-_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+_selectors: weakref.WeakSet[selectors.BaseSelector] = weakref.WeakSet()
 _hooked = False
 
 
-def _close_in_forked_children(loop: asyncio.AbstractEventLoop) -> None:
-    """Have processes that are forked from this one give up the loop's sockets.
+def _close_in_forked_children(selector: selectors.BaseSelector) -> None:
+    """Have processes that are forked from this one give up the sockets that a selector knows.
 
     Otherwise a job server would take the connection of a caller that was killed for alive.
     """
     global _hooked  # noqa: PLW0603  once per process
-    _loops.add(loop)
+    _selectors.add(selector)
     if not _hooked:
         _hooked = True
         os.register_at_fork(after_in_child=_close_sockets)
 
 
 def _close_sockets() -> None:
-    for loop in list(_loops):
-        selector = getattr(loop, "_selector", None)
+    for selector in list(_selectors):
         try:
-            sockets = [key.fd for key in selector.get_map().values()] if selector is not None else []
+            sockets = [key.fd for key in selector.get_map().values()]
         except (AttributeError, RuntimeError):  # closed, or just being changed by the thread that is gone
             continue
         for number in sockets:
             with contextlib.suppress(OSError):
                 os.close(number)
-    _loops.clear()
+    _selectors.clear()

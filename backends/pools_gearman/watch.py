@@ -97,7 +97,7 @@ class Watch:
         now = time.monotonic()
         job.running = running
         if not known:
-            self._client.lose(job, "the job server does not know of it any more")
+            self._client.losses.lose(job, "the job server does not know of it any more")
         elif not running:
             job.sign = now
             old = now - job.sent > self._client.settings.max_frame_age / 2
@@ -112,7 +112,7 @@ class Watch:
             if now - self._looked >= self._beat:
                 self._looked = now
                 await self._look(now)
-            if not (self._client.jobs or self._client.waiting or self._client.asked):
+            if not self._client.book.any:
                 self._busy.clear()
                 self._lonely_since = None
                 continue
@@ -122,16 +122,19 @@ class Watch:
         await self.look_for_nodes()
         self._look_at_servers(now)
         self._look_whether_alone(now)
-        for job in [*self._client.jobs.values(), *self._client.asked.values()]:
+        for job in [*self._client.book.chunks.values(), *self._client.book.asked.values()]:
             silence = now - job.sign
             if job.running and silence > self._client.settings.node_timeout:
-                self._client.lose(job, f"its node has given no sign of life for {silence:.0f} s")
+                why = f"its node has given no sign of life for {silence:.0f} s"
+                self._client.losses.lose(job, why, silent=True)
             elif silence > self._beat and job.handle is not None and job.link.connection is not None:
                 job.link.connection.send(Command.GET_STATUS, job.handle)
 
-        for job in list(self._client.asked.values()):
+        for job in list(self._client.book.asked.values()):
             if job.node is not None and job.node not in self._client.nodes and job.sent < now:
-                self._client.give_up(job)
+                self._client.losses.give_up(job)
+            elif not job.running and now - job.sent > self._client.settings.node_timeout:
+                self._client.losses.give_up(job, silent=True)  # a node that lives takes questions at once
 
     async def look_for_nodes(self) -> None:
         """Ask all servers which nodes there are."""
@@ -160,7 +163,7 @@ class Watch:
             return
         self._down_since = now
         what = "; ".join(str(link.error) for link in client.links)
-        client.waiting.clear()
+        client.book.waiting.clear()
         client.post(
             [
                 Broken(
@@ -195,6 +198,6 @@ class Watch:
 
         def told(queued: bool) -> None:
             if queued:
-                self._client.send_again(job)
+                self._client.cancelling.send_again(job)
 
-        self._client.withdraw(job, told)
+        self._client.cancelling.withdraw(job, told)

@@ -1,6 +1,4 @@
-"""What stands in an envelope's body, and what names are called on the job servers.
-
-    body: kind, uint8 | number of parts, uint32 | length of each, uint64 | the parts
+"""What clients and nodes say to each other, and what they are called on the job servers.
 
     to a node      RUN      the call's digest, the call itself if it is small, likewise its session, the chunk
                    PROVIDE  what a node has said that it lacks: a call, a session, a shared object
@@ -9,236 +7,55 @@
                    NEED     what the node lacks; nothing has run
                    ANSWER   to a CONTROL or a PROVIDE, JSON
 
-A node that refuses a frame says so with ``refusal``, outside of any envelope: it may not have the key.
-Nothing here opens what belongs to the user.
+Each is a body (``bodies``) in an envelope (``signing``).  A node that refuses a frame says so with
+``refusal``, outside of any envelope: it may not have the key.  Nothing here opens what belongs to the user.
 """
 
 from __future__ import annotations
 
 import enum
-import hashlib
-import json
-import marshal
 import secrets
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from pools_core import frames
-from pools_core.calls import (
-    Call,
-    Carried,
-    Chunk,
-    Outcomes,
-    Refused,
-    Returned,
-    Session,
-    SetupFailed,
-    type_buffer,
-    type_part,
-)
-from pools_core.frames import (
-    Relayed,
-    decode_call,
-    decode_chunk,
-    decode_relayed,
-    decode_session,
-    encode_call,
-    encode_chunk,
-    encode_relayed,
-    encode_session,
-)
+from pools_core.calls import Call, Chunk, Outcomes, Refused, Returned, SetupFailed, type_buffer, type_part
+from pools_core.frames import Relayed, decode_chunk, decode_relayed, encode_chunk, encode_relayed
 from pools_core.protocol import ChunkLost
-from pools_core.shared import SharedObject
+from pools_gearman.bodies import Body, Kind, join
+from pools_gearman.packed import NOTHING, PackedCall, PackedSession, PackedShared
 from pools_gearman.signing import RefusedFrameError, Why
 
 __all__ = [
-    "NOTHING",
     "OF_A_CHUNK",
-    "Body",
     "ChunkEvent",
-    "Kind",
     "Lacking",
     "Names",
     "NodeId",
-    "PackedCall",
-    "PackedSession",
-    "PackedShared",
     "RunJob",
+    "decode_event_body",
     "decode_need",
     "decode_run",
     "encode_event_body",
-    "encode_json",
     "encode_need",
     "encode_provide",
     "encode_run",
+    "first_run",
+    "new_token",
+    "next_run",
+    "node_of",
+    "read_refusal",
     "refusal",
-    "split",
 ]
-
 
 ChunkEvent = Outcomes | Refused | Returned | SetupFailed | ChunkLost
 OF_A_CHUNK: Final = (Outcomes, Refused, Returned, SetupFailed, ChunkLost)
 """What is said of a chunk; all but ``Outcomes`` end it."""
 
 
-class Kind(enum.IntEnum):
-    """What a body is."""
-
-    RUN = 1
-    CONTROL = 2
-    EVENT = 3
-    NEED = 4
-    ANSWER = 5
-    PROVIDE = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A body, cut into its parts."""
-
-    kind: Kind
-    parts: list[memoryview]
-
-
-_HEAD: Final = struct.Struct("<BI")
-_EVENT: Final = struct.Struct("<QB")
-_REFUSAL: Final = b"POOL-REFUSED "
-MOST_PARTS: Final = 1 << 20
-
-
-def plain(parts: Sequence[type_part]) -> list[type_buffer]:
-    """Return parts of which none was put elsewhere: this engine holds nothing."""
-    assert not any(isinstance(part, Carried) for part in parts)
-    return cast("list[type_buffer]", list(parts))
-
-
-def join(kind: Kind, parts: Sequence[type_part]) -> list[type_buffer]:
-    """Return the buffers of a body; small parts are joined, large ones are left as they are."""
-    parts = plain(parts)
-    sizes = [len(part) if type(part) is bytes else memoryview(part).nbytes for part in parts]
-    head = _HEAD.pack(kind, len(parts)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-    if sum(sizes) < 1 << 16:
-        return [b"".join([head, *parts])]
-    return [head, *parts]
-
-
-def split(body: memoryview) -> Body:
-    """Cut a body into its parts.
-
-    Raises:
-        RefusedFrameError: it is not one.
-    """
-    try:
-        number, count = _HEAD.unpack_from(body)
-        kind = Kind(number)
-        if count > MOST_PARTS:
-            raise ValueError
-        sizes = struct.unpack_from(f"<{count}Q", body, _HEAD.size)
-    except (struct.error, ValueError):
-        raise RefusedFrameError(Why.MALFORMED) from None
-    position = _HEAD.size + 8 * count
-    if position + sum(sizes) != body.nbytes:
-        raise RefusedFrameError(Why.MALFORMED)
-    parts = []
-    for size in sizes:
-        parts.append(body[position : position + size])
-        position += size
-    return Body(kind, parts)
-
-
 # ── jobs ──
-
-
-@dataclass(frozen=True, slots=True)
-class PackedCall:
-    """A call as it travels, with what its caller's process logs.
-
-    Attributes:
-        parts: the levels, then the frame of ``pools_core.frames``.
-        digest: by which nodes know it.
-        nbytes: size of all of it.
-    """
-
-    parts: tuple[type_buffer, ...]
-    digest: bytes
-    nbytes: int
-
-    @classmethod
-    def of(cls, call: Call, levels: Any = None) -> PackedCall:
-        """Pack a call.
-
-        Args:
-            call: its function is packed.
-            levels: what is logged, see ``pools_core.logs``.
-        """
-        parts = (marshal.dumps(levels, _MARSHAL), *plain(encode_call(call)))
-        return cls(parts, _digest(parts), _size(parts))
-
-
-@dataclass(frozen=True, slots=True)
-class PackedShared:
-    """A shared object as it travels; nodes know it by its digest, whichever session it belongs to."""
-
-    parts: tuple[type_buffer, ...]
-    digest: bytes
-    nbytes: int
-
-    @classmethod
-    def of(cls, shared: SharedObject) -> PackedShared:
-        """Pack a shared object.
-
-        Raises:
-            SerializationError: it cannot be pickled.
-        """
-        packed = shared.packed(_copy)
-        parts = (packed.data, *plain(packed.buffers))
-        return cls(parts, _digest(parts), _size(parts))
-
-
-def _copy(_view: memoryview) -> None:
-    """There is no better place for a buffer: have it copied, since the caller may change it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedSession:
-    """A session as it travels, without its shared object.
-
-    Attributes:
-        id: by which nodes know it, together with whose it is.
-        parts: the number of its shared object with the client, then the frame of ``pools_core.frames``.
-        shared: digest of its shared object; ``NOTHING`` if it has none.
-        nbytes: size of all of it.
-    """
-
-    id: int
-    parts: tuple[type_buffer, ...]
-    shared: bytes
-    nbytes: int
-
-    @classmethod
-    def of(cls, session: Session, shared: bytes) -> PackedSession:
-        """Pack a session."""
-        number = 0 if session.shared is None else session.shared.id
-        frame = plain(encode_session(replace(session, shared=None), inherited=False))
-        parts = (number.to_bytes(8, "little"), *frame)
-        return cls(session.id, parts, shared, _size(parts))
-
-
-NOTHING: Final = bytes(32)
-
-
-def _digest(parts: Sequence[type_buffer]) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(struct.pack("<Q", memoryview(part).nbytes))
-        digest.update(part)
-    return digest.digest()
-
-
-def _size(parts: Sequence[type_buffer]) -> int:
-    return sum(memoryview(part).nbytes for part in parts)
 
 
 class Lacking(enum.IntFlag):
@@ -249,8 +66,7 @@ class Lacking(enum.IntFlag):
     SHARED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class RunJob:
+class RunJob(NamedTuple):
     """A job as it arrives at a node, or what it needs, on its own.
 
     Attributes:
@@ -278,19 +94,7 @@ class RunJob:
         return decode_chunk(self.rest, {sent.id: sent})[0]
 
 
-def open_call(parts: Sequence[type_buffer], session: Session | None) -> tuple[Call, Any]:
-    """Return a call, its function still packed, and what its caller logs."""
-    known = {} if session is None else {session.id: session}
-    return decode_call(parts[1:], known), marshal.loads(parts[0])
-
-
-def open_session(parts: Sequence[type_buffer]) -> tuple[Session, int]:
-    """Return a session, its functions still packed, without its shared object, and the number of that."""
-    return decode_session(parts[1:]), int.from_bytes(parts[0], "little")
-
-
 _RUN: Final = struct.Struct("<32sQ32sII")
-_MARSHAL: Final = 2
 
 
 def encode_run(
@@ -406,6 +210,9 @@ def new_token() -> str:
 
 # ── answers ──
 
+_EVENT: Final = struct.Struct("<QB")
+_REFUSAL: Final = b"POOL-REFUSED "
+
 
 def encode_event_body(run: int, event: Relayed) -> list[type_buffer]:
     """Return the body that says what became of a chunk.
@@ -414,7 +221,10 @@ def encode_event_body(run: int, event: Relayed) -> list[type_buffer]:
         run: a number for this execution of the job: a server may give a job out a second time.
         event: what to say.
     """
-    kind, parts = encode_relayed(event)
+    if isinstance(event, Outcomes):
+        kind, parts = frames.Kind.OUTCOMES, frames.encode_outcomes(event)
+    else:
+        kind, parts = encode_relayed(event)
     return join(Kind.EVENT, [_EVENT.pack(run, kind), *parts])
 
 
@@ -426,25 +236,10 @@ def decode_event_body(body: Body) -> tuple[int, Relayed]:
     """
     try:
         run, kind = _EVENT.unpack(body.parts[0])
+        if kind == frames.Kind.OUTCOMES:
+            return run, frames.decode_outcomes(body.parts[1:])
         return run, decode_relayed(frames.Kind(kind), body.parts[1:])
     except (IndexError, struct.error, ValueError, TypeError, EOFError):
-        raise RefusedFrameError(Why.MALFORMED) from None
-
-
-def encode_json(kind: Kind, value: Any) -> list[type_buffer]:
-    """Return a body of JSON."""
-    return join(kind, [json.dumps(value).encode()])
-
-
-def decode_json(body: Body) -> Any:
-    """Return the value in a body of JSON.
-
-    Raises:
-        RefusedFrameError: it makes no sense.
-    """
-    try:
-        return json.loads(bytes(body.parts[0]))
-    except (IndexError, ValueError, RecursionError):
         raise RefusedFrameError(Why.MALFORMED) from None
 
 
@@ -455,11 +250,10 @@ def refusal(why: Why) -> bytes:
 
 def read_refusal(data: type_buffer) -> Why | None:
     """Return why a node refused a frame; None if this is another answer."""
-    text = bytes(memoryview(data)[:64])
-    if not text.startswith(_REFUSAL):
+    if data[: len(_REFUSAL)] != _REFUSAL:
         return None
     try:
-        return Why[text.removeprefix(_REFUSAL).decode()]
+        return Why[bytes(data[len(_REFUSAL) : 64]).decode()]
     except (KeyError, UnicodeDecodeError):
         return Why.MALFORMED
 

@@ -15,6 +15,7 @@ from pools_gearman.connection import tls_context
 from pools_gearman.engine import make_signer
 from pools_gearman.node import Node
 from pools_gearman.settings import GearmanSettings, NodeSettings
+from pools_gearman.shared_loop import SharedLoop
 
 __all__ = ["run_node"]
 
@@ -64,5 +65,6 @@ def run_node(
             loop.add_signal_handler(number, told)
         await node.run(engine)
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=SharedLoop) as runner:
+        runner.run(serve())
     return 0

@@ -92,7 +92,7 @@ class ContractBase:
             pytest.skip("the backend does not offer task_timeout")
 
     def needs_two_at_once(self, pool: Pool) -> None:
-        """Skip the test unless two tasks run at once beside the caller."""
+        """Skip the test unless two tasks of ``pool`` run at once beside the caller."""
         if self.inline or pool.size < 2:
             pytest.skip("the pool runs one task at a time")
 

@@ -2,22 +2,27 @@
 
 They are nobody's children, so that a test can check that its pools leave none, and each ends by itself
 after ten minutes, should the test run be killed.
+
+A relay carries bytes between them, and can stop doing so without a word, as a network does that is cut.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -98,10 +103,113 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5):
         return True
     return False
+
+
+class Relay:
+    """Leads from a port of its own to another of this machine; runs in a thread.
+
+    Args:
+        port: where it leads.
+        tls: what it talks to those who come; None to talk plainly.  What goes on from here is plain.
+        hears: called with each piece that comes through and whether it is on its way to ``port``.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        hears: Callable[[bytes, bool], None] = lambda *_: None,
+    ) -> None:
+        self.port = 0
+        self._to, self._tls, self._hears = port, tls, hears
+        self._lines: set[asyncio.Task[None]] = set()
+        self._whole = asyncio.Event()
+        self._over = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        listening = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run(listening)), name="test relay", daemon=True
+        )
+        self._thread.start()
+        assert listening.wait(10)
+
+    def cut(self) -> None:
+        """Carry nothing from now on, neither bytes nor the end of a connection."""
+        self._tell(self._whole.clear)
+
+    def join(self) -> None:
+        """Carry what was held back, and what comes."""
+        self._tell(self._whole.set)
+
+    def end(self) -> None:
+        """Close everything."""
+        self._tell(self._over.set)
+        self._thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def _tell(self, function: Callable[[], None]) -> None:
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (function(), done.set()))
+        assert done.wait(10)
+
+    async def _run(self, listening: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._whole.set()
+        server = await asyncio.start_server(self._came, "127.0.0.1", 0, ssl=self._tls)
+        self.port = server.sockets[0].getsockname()[1]
+        listening.set()
+        await self._over.wait()
+        server.close()
+        for line in self._lines:
+            line.cancel()
+        await asyncio.gather(*self._lines, return_exceptions=True)
+
+    def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = self._loop.create_task(self._serve(reader, writer))
+        self._lines.add(line)
+        line.add_done_callback(self._lines.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends, ways = [writer], []
+        try:
+            await self._whole.wait()
+            back, on = await asyncio.open_connection("127.0.0.1", self._to)
+            ends.append(on)
+            ways = [
+                self._loop.create_task(self._carry(reader, on, True)),
+                self._loop.create_task(self._carry(back, writer, False)),
+            ]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.close()  # after what it has to send
+            async with asyncio.timeout(1):
+                await asyncio.gather(*(end.wait_closed() for end in ends))
+        except (OSError, TimeoutError):
+            pass  # nobody listens there, or somebody has left: the others see the connection close
+        finally:
+            for end in ends:
+                end.transport.abort()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to_port: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self._whole.wait()
+                self._hears(data, to_port)
+                writer.write(data)
+                await writer.drain()
+        await self._whole.wait()
 
 
 class Cluster:
@@ -113,13 +221,21 @@ class Cluster:
         servers: how many job servers.
         extra: more lines for ``[gearman]``.
         secret: whether there is a key.
+        host: the address that the job servers listen on.
     """
 
     def __init__(
-        self, folder: Path, kind: str = "gearmand", servers: int = 1, extra: str = "", secret: bool = True
+        self,
+        folder: Path,
+        kind: str = "gearmand",
+        servers: int = 1,
+        extra: str = "",
+        secret: bool = True,
+        host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
         self.kind = kind
+        self.host = host
         self.ports = [free_port() for _ in range(servers)]
         self.servers: dict[int, Detached] = {}
         self.nodes: list[Detached] = []
@@ -131,17 +247,28 @@ class Cluster:
         self._started = 0
 
     def write_config(self, extra: str = "", secret: bool = True) -> None:
-        servers = ", ".join(f"127.0.0.1:{port}" for port in self.ports)
         security = "secret_file = cluster.key" if secret else "allow_unsigned = true"
-        self.config.write_text(f"[gearman]\njob_servers = {servers}\n{security}\n{extra}\n")
+        self.config.write_text(self._lines(self.ports, f"{security}\n{extra}"))
+
+    def _lines(self, ports: list[int], more: str) -> str:
+        servers = ", ".join(f"{self.host}:{port}" for port in ports)
+        return f"[gearman]\njob_servers = {servers}\n{more}\n"
+
+    def config_for(self, name: str, *ports: int, extra: str = "") -> Path:
+        """Write another config, of somebody who finds the job servers at other ports."""
+        config = self.folder / f"{name}.ini"
+        config.write_text(self._lines([*ports], f"secret_file = cluster.key\n{extra}"))
+        return config
 
     def start_server(self, number: int = 0) -> Detached:
         port = self.ports[number]
         log = self.folder / f"server{number}.log"
         command = [sys.executable, "-m", "pools_core", "gearman", "broker", "--server", self.kind]
-        command += ["--listen", f"127.0.0.1:{port}", "-c", str(self.config)]
+        command += ["--listen", f"{self.host}:{port}", "-c", str(self.config)]
         self.servers[number] = server = Detached(command, log)
-        wait_until(lambda: listens(port) or server.gone(), 20, f"the server listens: {server.says()}")
+        wait_until(
+            lambda: listens(port, self.host) or server.gone(), 20, f"the server listens: {server.says()}"
+        )
         assert not server.gone(), server.says()
         return server
 
@@ -165,8 +292,8 @@ class Cluster:
             node.wait_for("is ready")
         return node
 
-    def pool(self, **options: Any) -> Pool:
-        return MakePool("gearman", config=self.config, **options)
+    def pool(self, config: Path | None = None, **options: Any) -> Pool:
+        return MakePool("gearman", config=config or self.config, **options)
 
     def command(self, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -198,10 +325,10 @@ def server_kind() -> str:
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, **options: Any) -> Iterator[Cluster]:
+def running_cluster(folder: Path, *, start: bool = True, **options: Any) -> Iterator[Cluster]:
     cluster = Cluster(folder, **options)
     try:
-        for number in range(len(cluster.ports)):
+        for number in range(len(cluster.ports) if start else 0):
             cluster.start_server(number)
         yield cluster
     finally:
@@ -210,8 +337,23 @@ def running_cluster(folder: Path, **options: Any) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def make_cluster():
-    """A context manager: a cluster of which the servers run, and are ended with all nodes."""
+    """A context manager: a cluster of which the servers run, and are ended with all nodes.
+
+    With ``start=False`` none runs yet.
+    """
     return running_cluster
+
+
+@pytest.fixture(scope="session")
+def start_detached() -> type[Detached]:
+    """See ``Detached``."""
+    return Detached
+
+
+@pytest.fixture(scope="session")
+def make_relay() -> type[Relay]:
+    """See ``Relay``; to be used in a ``with``."""
+    return Relay
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""How many jobs a node asks its servers for; decisions only.
+
+GRAB_JOB_UNIQ ─▶ JOB_ASSIGN_UNIQ   there are more: ask for twice as many at once
+                 NO_JOB            ask for no more; once nothing is asked for, sleep (PRE_SLEEP)
+                 NOOP              there is something again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Line", "share_out"]
+
+WINDOW: Final = 16
+"""Jobs that are asked for at once at the most."""
+
+
+@dataclass(slots=True)
+class Line:
+    """How it stands with taking jobs from one server.
+
+    Attributes:
+        asked: how many jobs were asked for and have not come.
+        window: how many to ask for at once.
+        asleep: whether the server is to wake this node.
+        empty: whether it said that it has none.
+    """
+
+    asked: int = 0
+    window: int = 1
+    asleep: bool = False
+    empty: bool = False
+
+    def got_job(self) -> None:
+        """A job has come."""
+        self.asked -= 1
+        self.window, self.empty = min(WINDOW, 2 * self.window), False
+
+    def got_none(self) -> bool:
+        """The server has none; return whether to sleep now."""
+        self.asked -= 1
+        self.window, self.empty = 1, True
+        self.asleep = not self.asked
+        return self.asleep
+
+    def was_woken(self) -> None:
+        """The server has something again."""
+        self.asleep = self.empty = False
+
+
+def share_out(room: int, lines: Sequence[Line]) -> list[int]:
+    """Return how many jobs to ask each server for, and take note of it.
+
+    Args:
+        room: how many jobs there is room for, with those that were asked for already.
+        lines: the servers.
+    """
+    room -= sum(line.asked for line in lines)
+    asks = []
+    for line in lines:
+        ask = 0 if line.asleep or line.empty else max(0, min(room, line.window - line.asked))
+        line.asked += ask
+        room -= ask
+        asks.append(ask)
+    return asks

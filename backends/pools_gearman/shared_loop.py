@@ -1,0 +1,112 @@
+"""An asyncio loop that other threads may act in, without waking its own.
+
+    loop's thread    runs callbacks under ``lock``; lets go of it only while it waits for files
+    other threads    ``inside(function)``: under ``lock``, as if it were a callback
+
+Waking a sleeping thread takes as long as all else that one packet needs.  So a thread that has something
+to send, or to take in, does it itself.  What it sends leaves when ``inside`` ends; if it starts anything
+that the loop has to go on with (a task, say), the loop is woken for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import threading
+from asyncio.events import _get_running_loop, _set_running_loop
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+__all__ = ["SharedLoop", "at_end"]
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+
+
+class _LettingGo(selectors.DefaultSelector):
+    """Waits without the lock, which whoever calls it has.
+
+    Args:
+        lock: the lock.
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for files; what was changed about them meanwhile counts."""
+        self._lock.release()
+        try:
+            ready = super().select(timeout)
+        finally:
+            self._lock.acquire()
+        known = self.get_map()
+        return [(key, events) for key, events in ready if known.get(key.fileobj) is key]
+
+
+class SharedLoop(asyncio.SelectorEventLoop):
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._driver: int | None = None
+        self._foreign = False
+        self._ends: list[Callable[[], object]] = []
+        self.selector: selectors.BaseSelector = _LettingGo(self.lock)
+        super().__init__(self.selector)
+
+    def run_forever(self) -> None:
+        """Run, as any loop does, under the lock."""
+        with self.lock:
+            self._driver = threading.get_ident()
+            try:
+                super().run_forever()
+            finally:
+                self._driver = None
+
+    def inside(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+        """Call a function as if it were a callback of the loop; return False if that is closed."""
+        with self.lock:
+            if self.is_closed():
+                return False
+            if self._foreign or self._driver == threading.get_ident():
+                function(*args)
+                return True
+            before = _get_running_loop()  # of the caller's own, where that is in a coroutine
+            try:
+                self._foreign = True
+                _set_running_loop(self)
+                try:
+                    function(*args)
+                finally:
+                    while self._ends:
+                        self._ends.pop()()
+            finally:
+                self._foreign = False
+                _set_running_loop(before)
+            return True
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Have something called when whoever acts in the loop now has done so."""
+        if self._foreign:
+            self._ends.append(callback)
+        else:
+            self.call_soon(callback)
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Have something called in the loop's own thread, which is woken for it if it has to be."""
+        if self._foreign:
+            return self.call_soon_threadsafe(callback, *args, context=context)
+        return super().call_soon(callback, *args, context=context)
+
+
+def at_end(loop: asyncio.AbstractEventLoop, callback: Callable[[], Any]) -> None:
+    """Have something called at the end of this turn of a loop."""
+    if isinstance(loop, SharedLoop):
+        loop.at_end(callback)
+    else:
+        loop.call_soon(callback)

@@ -1,0 +1,391 @@
+"""The parts of client and node that only decide or keep books: no server, no node."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+
+import pytest
+
+from pools_core.calls import Call, Chunk, FailedTask, Outcomes, Packed, Refused, Returned, SetupFailed
+from pools_core.errors import TransportError
+from pools_core.protocol import Engine, Logged, SessionOver
+from pools_core.testing.waiting import wait_until
+from pools_gearman.callcache import MOST, CallCache
+from pools_gearman.connection import Connection
+from pools_gearman.gateway import Gateway
+from pools_gearman.intake import WINDOW, Line, share_out
+from pools_gearman.jobs import Job, JobBook, Server
+from pools_gearman.losses import Suspects
+from pools_gearman.packed import PackedCall
+from pools_gearman.reading import SharedReading
+from pools_gearman.shared_loop import SharedLoop, at_end
+from pools_gearman.signing import RefusedFrameError
+from pools_gearman.wire import NodeId, RunJob
+
+CALL = Call(1, Packed(b"nabs"))
+CHUNK = Chunk(7, CALL, 0, 10, Packed(b""))
+
+
+class FakeLink:
+    """As much of a link as the books look at."""
+
+    def __init__(self, state=None):
+        self.state = state
+
+
+def outcomes(first, size, last=False, chunk=CHUNK.id):
+    return Outcomes(chunk, first, size, Packed(b""), last=last)
+
+
+# --- one job's answer ---------------------------------------------------------------------------------
+
+
+def test_an_answer_in_parts_is_accepted_in_order():
+    job = Job(b"a-1.1", b"run", FakeLink(), CHUNK)
+    job.accept(CHUNK, 0, outcomes(0, 4), last=False)
+    job.accept(CHUNK, 1, Logged(b"record"), last=False)
+    job.accept(CHUNK, 2, outcomes(4, 6, last=True), last=True)
+    assert (job.number, job.received) == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("number", "event", "last"),
+    [
+        (1, outcomes(0, 4), False),  # one was left out
+        (0, outcomes(0, 4), True),  # the server says that this is all, the node does not
+        (0, outcomes(0, 10, last=True), False),
+        (0, outcomes(0, 4, chunk=8), False),  # of another chunk
+        (0, outcomes(8, 4), False),  # more than there are
+        (0, Logged(b"record"), True),
+        (0, SessionOver(1), True),
+        (0, Refused(CHUNK.id), False),
+    ],
+)
+def test_what_does_not_come_next_is_refused(number, event, last):
+    """Swapped, repeated or made up: nothing of it is taken for received."""
+    job = Job(b"a-1.1", b"run", FakeLink(), CHUNK)
+    with pytest.raises(RefusedFrameError):
+        job.accept(CHUNK, number, event, last=last)
+    assert job.received == 0
+
+
+def test_outcomes_are_not_taken_twice():
+    job = Job(b"a-1.1", b"run", FakeLink(), CHUNK)
+    job.accept(CHUNK, 0, outcomes(0, 4), last=False)
+    with pytest.raises(RefusedFrameError):
+        job.accept(CHUNK, 1, outcomes(3, 4), last=False)
+
+
+def test_what_is_said_of_a_sessions_end_is_kept_in_order():
+    job = Job(b"a-1.1", b"own", FakeLink(), None)
+    job.add_said(0, SessionOver(1), last=True)
+    with pytest.raises(RefusedFrameError):
+        job.add_said(0, SessionOver(1), last=True)
+    with pytest.raises(RefusedFrameError):
+        job.add_said(1, SessionOver(1), last=False)
+
+
+def test_only_the_first_answer_counts():
+    loop = asyncio.new_event_loop()
+    try:
+        job = Job(b"a-1.1", b"own", FakeLink(), None, loop.create_future())
+        job.settle("yes")
+        job.settle(TransportError("no"))
+        assert job.answer.result() == "yes"
+    finally:
+        loop.close()
+
+
+# --- the books ----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_parted_from_its_chunk_is_not_out_any_more():
+    moves = []
+    book = JobBook(lambda: moves.append(1))
+    job = book.chunks[CHUNK.id] = Job(b"a-1.1", b"run", FakeLink(), CHUNK)
+    assert book.any
+    assert book.part(job) is CHUNK
+    assert book.part(job) is None
+    assert not book.any and moves == [1]
+
+
+def test_a_job_that_was_replaced_leaves_its_successor_alone():
+    """The chunk went again; then the first job is heard of."""
+    book = JobBook(lambda: None)
+    old, new = (Job(name, b"run", FakeLink(), CHUNK) for name in (b"a-1.1", b"a-1.2"))
+    book.chunks[CHUNK.id] = new
+    book.part(old)
+    assert book.chunks[CHUNK.id] is new
+
+
+def test_a_server_with_few_jobs_for_its_nodes_is_the_better_one():
+    """One without nodes is the last choice."""
+    busy, idle, empty = Server("a-1"), Server("a-2"), Server("a-3")
+    busy.nodes = {"t": NodeId("n", "t", 2)}
+    idle.nodes = {"u": NodeId("m", "u", 8)}
+    for server in (busy, idle):
+        server.created.extend(Job(server.next_id(), b"run", FakeLink(server), CHUNK) for _ in range(4))
+    assert sorted([empty, busy, idle], key=lambda server: server.load) == [idle, busy, empty]
+    assert busy.next_id() == b"a-1.5"
+
+
+def test_a_task_under_which_three_nodes_died_is_to_blame():
+    """And no other: a node may die for reasons of its own."""
+    suspects = Suspects()
+    assert [suspects.died(1, 5), suspects.died(1, 6), suspects.died(1, 5)] == [False] * 3
+    assert suspects.died(1, 5)
+    assert not suspects.died(1, 5)  # begins anew
+    suspects.died(2, 6)
+    suspects.close_call(1)
+    suspects.died(2, 6)
+    assert suspects.died(2, 6)
+
+
+# --- a node takes jobs --------------------------------------------------------------------------------
+
+
+def test_a_node_asks_for_more_at_once_the_more_it_gets():
+    line = Line()
+    asked = []
+    for _ in range(8):
+        (ask,) = share_out(100, [line])
+        asked.append(ask)
+        for _ in range(ask):
+            line.got_job()
+    assert asked[:3] == [1, 2, 8]
+    assert max(asked) == WINDOW
+
+
+def test_a_node_asks_for_no_more_than_it_has_room_for():
+    lines = [Line(window=16), Line(window=16)]
+    assert share_out(20, lines) == [16, 4]
+    assert share_out(20, lines) == [0, 0]
+    assert share_out(-3, [Line()]) == [0]
+
+
+def test_a_server_that_has_none_is_left_alone_until_it_wakes_the_node():
+    line = Line(window=2)
+    assert share_out(9, [line]) == [2]
+    assert not line.got_none()  # the other request is still out
+    assert line.got_none()
+    assert share_out(9, [line]) == [0]
+    line.was_woken()
+    assert share_out(9, [line]) == [1]
+
+
+def test_a_node_forgets_the_calls_that_it_has_not_used_for_longest():
+    """But none of which a chunk is here."""
+    forgotten = []
+    cache = CallCache(lambda call: forgotten.append(call.id))
+
+    def find(number):
+        packed = PackedCall.of(CALL._replace(id=number))
+        parts = [memoryview(part) for part in packed.parts]
+        return cache.find(b"client", RunJob(packed.digest, 0, b"", parts, [], []), None)
+
+    first = find(1)
+    first.uses = 1
+    for number in range(2, MOST + 3):
+        find(number)
+    assert forgotten == [2, 3]
+    assert find(1) is first
+
+
+# --- a loop that other threads act in -----------------------------------------------------------------
+
+
+class Loop:
+    """A shared loop that runs in a thread of its own."""
+
+    def __init__(self):
+        self.loop = SharedLoop()
+        self.reading = SharedReading(self.loop)
+        self.thread = threading.Thread(target=self.loop.run_forever)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        self.loop.close()
+        self.reading.close()
+
+
+def test_a_thread_acts_in_the_loop_itself():
+    """What it sets off goes on in the loop's thread, which is woken; what it sends leaves at the end."""
+    seen, tasks = [], []
+    went_on = threading.Event()
+
+    def act():
+        seen.append((threading.current_thread(), asyncio.get_running_loop()))
+        at_end(shared.loop, lambda: seen.append("end"))
+        seen.append("act")
+        tasks.append(asyncio.ensure_future(go_on()))
+
+    async def go_on():
+        seen.append(threading.current_thread())
+        went_on.set()
+
+    with Loop() as shared:
+        assert shared.loop.inside(act)
+        assert went_on.wait(10)
+        assert seen == [(threading.current_thread(), shared.loop), "act", "end", shared.thread]
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+    assert not shared.loop.inside(act)
+
+
+def test_an_error_in_a_thread_that_acts_leaves_the_loop_as_it_was():
+    with Loop() as shared:
+        with pytest.raises(ZeroDivisionError):
+            shared.loop.inside(lambda: 1 // 0)
+        done = threading.Event()
+        assert shared.loop.inside(lambda: shared.loop.call_soon(done.set))
+        assert done.wait(10)
+
+
+def line_of(shared, received):
+    """Return a connection of the loop's, and the socket of whoever is at its other end."""
+    ours, theirs = socket.socketpair()
+    made = threading.Event()
+    connections = []
+
+    async def connect():
+        def receive(packets):
+            received.extend((packet.data, threading.current_thread()) for packet in packets)
+
+        _, connection = await shared.loop.create_connection(lambda: Connection(1000, receive), sock=ours)
+        connection.reading = shared.reading
+        shared.reading.add(connection)
+        connections.append(connection)
+        made.set()
+
+    shared.loop.inside(lambda: connections.append(asyncio.ensure_future(connect())))
+    assert made.wait(10)
+    return connections[-1], theirs
+
+
+def created(number):
+    """A JOB_CREATED packet."""
+    handle = b"H:%d" % number
+    return b"\0RES\0\0\0\x08" + len(handle).to_bytes(4, "big") + handle
+
+
+def test_whoever_waits_reads():
+    """Without the loop's thread, and until it ends; then the loop reads again."""
+    received = []
+    with Loop() as shared:
+        connection, theirs = line_of(shared, received)
+        with theirs:
+            shared.loop.inside(shared.reading.begin)
+            theirs.sendall(created(1))
+            shared.loop.inside(shared.reading.take, shared.reading.sleep(10))
+            assert received == [(b"H:1", threading.current_thread())]
+
+            shared.loop.inside(shared.reading.end)
+            shared.loop.inside(shared.reading.give_back)
+            theirs.sendall(created(2))
+            wait_until(lambda: len(received) == 2, 10)
+            assert received[1] == (b"H:2", shared.thread)
+            closed_at(shared, connection, theirs)
+
+
+def closed_at(shared, connection, theirs):
+    """End a connection from the other side and wait until the loop knows."""
+    over = threading.Event()
+    shared.loop.inside(lambda: connection.lost.add_done_callback(lambda _: over.set()))
+    theirs.shutdown(socket.SHUT_RDWR)
+    assert over.wait(10)
+
+
+def test_a_connection_that_ends_while_a_thread_reads_is_the_loops_again():
+    received = []
+    with Loop() as shared:
+        connection, theirs = line_of(shared, received)
+        with theirs:
+            over = threading.Event()
+            shared.loop.inside(lambda: connection.lost.add_done_callback(lambda _: over.set()))
+            shared.loop.inside(shared.reading.begin)
+            theirs.sendall(created(1))
+            theirs.shutdown(socket.SHUT_RDWR)
+            while not over.is_set():
+                shared.loop.inside(shared.reading.take, shared.reading.sleep(0.1))
+            assert [data for data, _ in received] == [b"H:1"]
+            shared.loop.inside(shared.reading.end)
+
+
+def test_the_bell_wakes_whoever_sleeps_and_nobody_else():
+    with Loop() as shared:
+        shared.loop.inside(shared.reading.ring)  # nobody sleeps: not kept
+        shared.loop.inside(shared.reading.begin)
+        assert shared.reading.sleep(0) == []
+        shared.loop.inside(shared.reading.ring)
+        ready = shared.reading.sleep(10)
+        assert len(ready) == 1
+        shared.loop.inside(shared.reading.take, ready)
+        shared.loop.inside(shared.reading.begin)
+        assert shared.reading.sleep(0) == []
+        shared.loop.inside(shared.reading.end)
+
+
+# --- a node's gateway ---------------------------------------------------------------------------------
+
+
+class SlowEngine(Engine):
+    """Takes two chunks, and says what the test has it say."""
+
+    size = 2
+
+    def __init__(self):
+        self.given = []
+        self._said = queue.SimpleQueue()
+
+    def room(self):
+        return 2 - len(self.given)
+
+    def submit(self, chunk):
+        self.given.append(chunk.id)
+
+    def say(self, event):
+        self.given.remove(event.chunk)
+        self._said.put([event])
+
+    def wait(self, timeout=None):
+        return self._said.get()
+
+    def wake(self):
+        self._said.put([])
+
+    def open(self, call): ...
+    def close(self, call): ...
+    def end(self, session, leave): ...
+    def cancel(self, chunk, kill): ...
+    def shutdown(self, wait, kill): ...
+
+
+def test_what_is_in_line_of_a_call_that_cannot_be_set_up_goes_back():
+    """Workers would try to set it up for each chunk; other calls have their turn."""
+    heard = queue.SimpleQueue()
+    engine = SlowEngine()
+    gateways = []
+    with Loop() as shared:
+        shared.loop.inside(lambda: gateways.append(Gateway(engine, lambda _, events: heard.put(events))))
+        (gateway,) = gateways
+        other = CHUNK._replace(id=5, call=CALL._replace(id=2))
+        for chunk in [*(CHUNK._replace(id=number) for number in range(1, 5)), other]:
+            shared.loop.inside(gateway.submit, chunk)
+        assert engine.given == [1, 2]
+
+        failed = SetupFailed(1, FailedTask(0, "E", "", "", "", "", None))
+        engine.say(failed)
+
+        assert heard.get(timeout=10) == [failed, Returned(3), Returned(4)]
+        assert engine.given == [2, 5]
+        assert set(gateway.busy) == {2, 5}
+        gateway.end(kill=True)
