@@ -21,6 +21,7 @@ from pools_gearman.client import FAREWELL, Client
 from pools_gearman.connection import tls_context
 from pools_gearman.packed import PackedShared
 from pools_gearman.settings import GearmanSettings, check_security
+from pools_gearman.shared_loop import BATCH
 from pools_gearman.signing import Signer, read_secret
 from pools_gearman.thread import LoopThread
 
@@ -33,6 +34,9 @@ LINE: Final = 0.020
 
 DEEPEST: Final = 64
 """Chunks per worker at the most, however short they are."""
+
+PLENTY: Final = 2
+"""Chunks per worker that have left, so that the next need not leave at once."""
 
 UNKNOWN: Final = 4
 """Chunks that are sent while no node is known: the first to come shall find some."""
@@ -169,9 +173,10 @@ class GearmanEngine(Engine):
         self._call("know_shared", packed, shared.id)
 
     def submit(self, chunk: Chunk) -> None:
-        """Send a chunk, in this thread."""
+        """Send a chunk, in this thread; together with others, if every worker has plenty."""
+        plenty = len(self._out) > PLENTY * self.size + BATCH
         self._out.add(chunk.id)
-        self._act(self._client.submit, chunk)
+        self._act(self._thread.linger if plenty else self._thread.inside, self._client.submit, chunk)
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Return what has come; reads it from the servers, in this thread, and sleeps until there is any."""
@@ -187,7 +192,7 @@ class GearmanEngine(Engine):
                     self._learn(events)
                     self._touching = False
                     return events
-                self._reading.begin()
+                self._act(self._thread.inside, self._reading.begin)
             self._touching = False
             try:
                 ready = self._reading.sleep(left)
@@ -196,7 +201,7 @@ class GearmanEngine(Engine):
                     self._reading.end()
                 raise
             self._touching = True
-            self._act(self._reading.take, ready)
+            self._act(self._thread.inside, self._reading.take, ready)
 
     def intact(self) -> bool:
         """An interrupt that came while this thread slept has done no harm."""
@@ -239,12 +244,12 @@ class GearmanEngine(Engine):
 
     def _call(self, method: str, *args: object) -> bool:
         """Have the client do something; return False if it has ended."""
-        return self._act(getattr(self._client, method), *args)
+        return self._act(self._thread.inside, getattr(self._client, method), *args)
 
-    def _act(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+    def _act(self, how: Callable[[Unpack[Ts]], bool], *args: *Ts) -> bool:
         """Do something in the client's loop, in this thread; return False if that has ended."""
         try:
-            return self._thread.inside(function, *args)
+            return how(*args)
         except Exception:
             raise
         except BaseException:  # Ctrl-C: there may be a hole in what was being sent or taken in

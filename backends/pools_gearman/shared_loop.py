@@ -2,6 +2,7 @@
 
     loop's thread    runs callbacks under ``lock``; lets go of it only while it waits for files
     other threads    ``inside(function)``: under ``lock``, as if it were a callback
+                     ``linger(function)``: likewise, in no hurry to have sent what it sends
 
 Waking a sleeping thread takes as long as all else that one packet needs.  So a thread that has something
 to send, or to take in, does it itself.  What it sends leaves when ``inside`` ends; if it starts anything
@@ -16,9 +17,15 @@ import threading
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
-__all__ = ["SharedLoop", "at_end"]
+__all__ = ["BATCH", "SharedLoop", "at_end"]
+
+LINGER: Final = 0.005
+"""Seconds after which what lingers is sent in any case."""
+
+BATCH: Final = 8
+"""How often a thread may linger before what it sent leaves."""
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
@@ -54,6 +61,8 @@ class SharedLoop(asyncio.SelectorEventLoop):
         self._driver: int | None = None
         self._foreign = False
         self._ends: list[Callable[[], object]] = []
+        self._lingers = 0
+        self._alarm = False
         self.selector: selectors.BaseSelector = _LettingGo(self.lock)
         super().__init__(self.selector)
 
@@ -68,6 +77,13 @@ class SharedLoop(asyncio.SelectorEventLoop):
 
     def inside(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
         """Call a function as if it were a callback of the loop; return False if that is closed."""
+        return self._act(function, *args, hurry=True)
+
+    def linger(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+        """As ``inside``, but what is sent may wait for others: ``BATCH`` of them, or ``LINGER`` seconds."""
+        return self._act(function, *args, hurry=False)
+
+    def _act(self, function: Callable[[Unpack[Ts]], object], *args: *Ts, hurry: bool) -> bool:
         with self.lock:
             if self.is_closed():
                 return False
@@ -81,12 +97,25 @@ class SharedLoop(asyncio.SelectorEventLoop):
                 try:
                     function(*args)
                 finally:
-                    while self._ends:
-                        self._ends.pop()()
+                    self._lingers += 1
+                    if hurry or self._lingers >= BATCH:
+                        self._end()
+                    elif not self._alarm:
+                        self._alarm = True
+                        self.call_soon_threadsafe(self.call_later, LINGER, self._waited_long)
             finally:
                 self._foreign = False
                 _set_running_loop(before)
             return True
+
+    def _end(self) -> None:
+        self._lingers = 0
+        while self._ends:
+            self._ends.pop()()
+
+    def _waited_long(self) -> None:
+        self._alarm = False
+        self._end()
 
     def at_end(self, callback: Callable[[], object]) -> None:
         """Have something called when whoever acts in the loop now has done so."""

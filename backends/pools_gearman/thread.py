@@ -49,6 +49,10 @@ class LoopThread:
         """Call a function as if in the loop, in this thread; return False if the loop has ended."""
         return self._loop.inside(function, *args)
 
+    def linger(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+        """Likewise, when it is in no hurry: what is sent may leave together with others'."""
+        return self._loop.linger(function, *args)
+
     @property
     def is_current(self) -> bool:
         """Whether the caller is in this thread."""

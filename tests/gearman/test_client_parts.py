@@ -21,7 +21,7 @@ from pools_gearman.jobs import Job, JobBook, Server
 from pools_gearman.losses import Suspects
 from pools_gearman.packed import PackedCall
 from pools_gearman.reading import SharedReading
-from pools_gearman.shared_loop import SharedLoop, at_end
+from pools_gearman.shared_loop import BATCH, SharedLoop, at_end
 from pools_gearman.signing import RefusedFrameError
 from pools_gearman.wire import NodeId, RunJob
 
@@ -248,6 +248,37 @@ def test_an_error_in_a_thread_that_acts_leaves_the_loop_as_it_was():
         done = threading.Event()
         assert shared.loop.inside(lambda: shared.loop.call_soon(done.set))
         assert done.wait(10)
+
+
+def test_what_lingers_leaves_with_the_next_that_does_not():
+    sent = []
+    with Loop() as shared:
+        shared.loop._waited_long = lambda: None  # its time never comes
+        for number in range(3):
+            shared.loop.linger(lambda number=number: at_end(shared.loop, lambda: sent.append(number)))
+        assert sent == []
+        shared.loop.inside(lambda: None)
+        assert sorted(sent) == [0, 1, 2]
+
+
+def test_what_lingers_leaves_when_there_is_enough_of_it():
+    sent = []
+    with Loop() as shared:
+        shared.loop._waited_long = lambda: None
+        for _ in range(2 * BATCH + 1):
+            shared.loop.linger(lambda: at_end(shared.loop, lambda: sent.append(1)))
+        assert len(sent) == 2 * BATCH
+
+
+def test_what_lingers_leaves_by_itself():
+    """Nobody need act again, nor wait: the loop's own thread sees to it."""
+    sent = threading.Event()
+    with Loop() as shared:
+        shared.loop.linger(lambda: at_end(shared.loop, sent.set))
+        assert sent.wait(10)
+        sent.clear()
+        shared.loop.linger(lambda: at_end(shared.loop, sent.set))
+        assert sent.wait(10)
 
 
 def line_of(shared, received):
