@@ -252,8 +252,7 @@ def test_an_error_in_a_thread_that_acts_leaves_the_loop_as_it_was():
 
 def test_what_lingers_leaves_with_the_next_that_does_not():
     sent = []
-    with Loop() as shared:
-        shared.loop._waited_long = lambda: None  # its time never comes
+    with Loop() as shared, shared.loop.lock:  # so that the loop's thread cannot act meanwhile
         for number in range(3):
             shared.loop.linger(lambda number=number: at_end(shared.loop, lambda: sent.append(number)))
         assert sent == []
@@ -263,8 +262,7 @@ def test_what_lingers_leaves_with_the_next_that_does_not():
 
 def test_what_lingers_leaves_when_there_is_enough_of_it():
     sent = []
-    with Loop() as shared:
-        shared.loop._waited_long = lambda: None
+    with Loop() as shared, shared.loop.lock:
         for _ in range(2 * BATCH + 1):
             shared.loop.linger(lambda: at_end(shared.loop, lambda: sent.append(1)))
         assert len(sent) == 2 * BATCH
