@@ -155,13 +155,13 @@ def test_a_chunk_goes_as_it_is_when_its_next_items_are_long_in_coming(pool, opti
     """However short tasks are."""
     clock = 0
     sizes = []
-    next_batch = MapFlow.next_batch
+    pull = MapFlow._pull
 
-    def noted(self, workers):
-        batch = next_batch(self, workers)
-        if batch is not None:
-            sizes.append((batch[0], len(batch[1])))
-        return batch
+    def noted(self, size):
+        start = self._pulled
+        items = pull(self, size)
+        sizes.append((start, len(items)))
+        return items
 
     def items():
         nonlocal clock
@@ -170,7 +170,7 @@ def test_a_chunk_goes_as_it_is_when_its_next_items_are_long_in_coming(pool, opti
             yield number
 
     monkeypatch.setattr("pools_core.flow.monotonic", lambda: clock)
-    monkeypatch.setattr(MapFlow, "next_batch", noted)
+    monkeypatch.setattr(MapFlow, "_pull", noted)
     assert list(pool.imap(same, items(), **options)) == list(range(TRIVIAL))
     assert max(size for start, size in sizes if start <= 2_000) > 4
     assert max(size for start, size in sizes if start > 2_000) == 4
