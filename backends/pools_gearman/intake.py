@@ -53,14 +53,19 @@ class Line:
 def share_out(room: int, lines: Sequence[Line]) -> list[int]:
     """Return how many jobs to ask each server for, and take note of it.
 
+    Each may be asked for one, whatever the others were asked for and have not answered: a server that is
+    frozen would keep the node from all of them.  So at the most one job of each comes that has to wait.
+
     Args:
         room: how many jobs there is room for, with those that were asked for already.
         lines: the servers.
     """
+    free = room > 0
     room -= sum(line.asked for line in lines)
     asks = []
     for line in lines:
-        ask = 0 if line.asleep or line.empty else max(0, min(room, line.window - line.asked))
+        least = int(free and not line.asked)
+        ask = 0 if line.asleep or line.empty else max(least, min(room, line.window - line.asked))
         line.asked += ask
         room -= ask
         asks.append(ask)

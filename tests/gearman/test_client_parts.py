@@ -166,6 +166,14 @@ def test_a_node_asks_for_no_more_than_it_has_room_for():
     assert share_out(-3, [Line()]) == [0]
 
 
+def test_a_server_that_does_not_answer_keeps_a_node_from_no_other():
+    frozen = Line(asked=WINDOW, window=WINDOW)
+    other = Line()
+    assert share_out(4, [frozen, other]) == [0, 1]
+    assert share_out(4, [frozen, other]) == [0, 0]
+    assert share_out(0, [frozen, Line()]) == [0, 0]
+
+
 def test_a_server_that_has_none_is_left_alone_until_it_wakes_the_node():
     line = Line(window=2)
     assert share_out(9, [line]) == [2]
