@@ -10,8 +10,9 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pools_core.flow import Flow, MapFlow
-from pools_core.waiter import Waiter
+from pools_core.flow import Flow
+from pools_core.map_flow import MapFlow
+from pools_core.waiter import Waiter, start
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
@@ -34,25 +35,23 @@ class Background:
         """Where it sleeps."""
         self.thread: threading.Thread | None = None
         self._stirred: deque[Flow] = deque()
-        self._adopted = 0
-        self._watched = 0
+        self._adopted: set[Flow] = set()
+        self._watched: set[Flow] = set()
         self._stopping = False
 
     # --- under the pump's lock -----------------------------------------------------------------------
 
     def adopt(self, flow: Flow) -> None:
         """Be the owner of a call from now on."""
+        self._adopted.add(flow)
         flow.background = True
         flow.waiter = self.waiter
-        self._adopted += 1
         self.waiter.wake()
 
     def leave(self, flow: Flow) -> None:
         """A call has ended."""
-        if flow.background:
-            self._adopted -= 1
-        if flow.watched:
-            self._watched -= 1
+        self._adopted.discard(flow)
+        self._watched.discard(flow)
         if flow.background or flow.watched:
             self.rouse()
 
@@ -81,8 +80,8 @@ class Background:
         with self._pump.lock:
             if flow.is_over():
                 return
+            self._watched.add(flow)
             flow.watched = True
-            self._watched += 1
             self.waiter.wake()
         self.ensure()
 
@@ -93,9 +92,10 @@ class Background:
         with self._pump.lock:
             if self.thread is None:
                 self._pump.repair()
-                self._pump.engine.prepare()
-                self.thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-                self.thread.start()
+                self._pump.carefully(self._pump.engine.prepare)
+                thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                start(thread)
+                self.thread = thread
 
     def stop(self) -> None:
         """End the thread; returns when it has ended."""
@@ -107,6 +107,11 @@ class Background:
     # --- the thread ----------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        with self._pump.lock:  # an interrupt may have kept who started this from saying so
+            if self.thread is None:
+                self.thread = threading.current_thread()
+            if self.thread is not threading.current_thread():
+                return
         while True:
             try:
                 if not self._round():

@@ -5,7 +5,8 @@ wait in line become one chunk of as many units (``Chunk.unit``): none waits behi
 exactly once.  Each stays a call of its own, with its future.
 
 All of this is under the pump's lock and runs no code of the user's: a result that is no plain value, and
-whatever else came of a task, goes to the task's own books, whose owner opens it.
+whatever else came of a task, goes to the task's own books, whose owner opens it.  A task leaves its bundle
+last of all, so that an interrupt in the middle cannot leave it with nobody.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Final
 
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, Returned, SetupFailed, Shortened
 from pools_core.chunking import Chunker
-from pools_core.flow import InFlight, OfAChunk, TaskFlow
+from pools_core.flow import InFlight, OfAChunk
 from pools_core.options import DEFAULTS
 from pools_core.payload import Sealed, batch_of, pack_plain, unpack_batch
 from pools_core.protocol import ChunkLost, Interrupted
+from pools_core.setup import INIT
+from pools_core.task_flow import TaskFlow
 
 if TYPE_CHECKING:
     from pools_core.feeding import Feeder
@@ -112,8 +115,8 @@ class Bundle:
         """Take in what an engine says of the chunk; return whether it is finished with."""
         if isinstance(event, Outcomes):
             self._bundler.learn(self.chunk.call, event.size, event.seconds)
-            self._received = event.first + event.size
             self._settle(event)
+            self._received = event.first + event.size
             return event.last
         if isinstance(event, Shortened):
             self._bundler.slow_down(self.chunk.call)
@@ -134,10 +137,6 @@ class Bundle:
         if self._abandoned and all(member.bundle is not self for member in self._members):
             self._feeder.cancel(self.chunk, self._kill)
 
-    def give_up(self) -> None:
-        """The engine is gone: what has not ended goes again."""
-        self._go_again(self._received, len(self._members))
-
     def _settle(self, event: Outcomes) -> None:
         assert isinstance(event.values, Packed)
         values, sealed = unpack_batch(event.values)
@@ -148,8 +147,8 @@ class Bundle:
                 continue  # it was given up
             failed = failures.get(offset)
             if failed is None and not sealed:
-                member.bundle = None
                 member.succeed(value)
+                member.bundle = None
                 self._end(member)
             elif failed is None:
                 assert isinstance(value, Sealed)
@@ -159,28 +158,30 @@ class Bundle:
 
     def _lose(self, event: ChunkLost | Refused | Returned | SetupFailed) -> None:
         size = len(self._members)
-        if isinstance(event, Refused | SetupFailed):
+        guilty = None
+        if isinstance(event, ChunkLost) and not isinstance(event.cause, Interrupted):
+            guilty = event.started
+        if isinstance(event, Refused | SetupFailed) or guilty == INIT:
             for offset in range(self._received, size):
                 self._tell(offset, event)
             return
-        if isinstance(event, ChunkLost) and not isinstance(event.cause, Interrupted):
-            guilty = event.started
-            if guilty is not None and guilty >= self._received:
-                self._tell(guilty, event._replace(started=0))
+        if guilty is not None and guilty >= self._received:
+            assert isinstance(event, ChunkLost)
+            self._tell(guilty, event._replace(started=0))
         self._go_again(self._received, size)
 
     def _go_again(self, start: int, end: int) -> None:
         for offset in range(start, end):
             member = self._members[offset]
             if member.bundle is self:
-                member.bundle = None
                 member.go_again()
+                member.bundle = None
                 self._rouse(member)
 
     def _tell(self, offset: int, event: OfAChunk) -> None:
         """Let a task's owner deal with what came of it."""
         member = self._members[offset]
         if member.bundle is self:
-            member.bundle = None
             member.take_in(InFlight(member.alone(self.chunk.id), [member.item]), event)
+            member.bundle = None
             self._rouse(member)

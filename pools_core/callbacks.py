@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import monotonic
 from typing import Any, TypeVar
+
+from pools_core.waiter import Waiter, start
 
 __all__ = ["CallbackThread", "PoolFuture"]
 
@@ -26,11 +29,12 @@ class CallbackThread:
     def __init__(self, name: str, at_once: bool) -> None:
         self._name = name
         self._at_once = at_once
-        self._queue: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._idle = threading.Condition()
-        self._pending = 0
+        self._lock = threading.RLock()
+        self._due: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        """The one that runs comes first, until it has returned."""
+        self._work = Waiter()
+        self._idle = Waiter()
+        self._stopping = False
         self._thread: threading.Thread | None = None
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
@@ -38,12 +42,13 @@ class CallbackThread:
         if self._at_once:
             _run(callback, args)
             return
-        with self._idle:
-            self._pending += 1
+        with self._lock:
+            self._due.append((callback, args))
+            self._work.wake()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-                self._thread.start()
-        self._queue.put((callback, args))
+                thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                start(thread)
+                self._thread = thread
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until all that was due has been called; return False if the time was up first.
@@ -52,25 +57,52 @@ class CallbackThread:
         """
         if threading.current_thread() is self._thread:
             return True
-        with self._idle:
-            return self._idle.wait_for(lambda: self._pending == 0, timeout)
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            left = None if deadline is None else deadline - monotonic()
+            with self._lock:
+                if not self._due:
+                    return True
+                if left is not None and left <= 0:
+                    return False
+                sleeper = self._idle.arm()
+            self._idle.sleep(sleeper, left)
 
     def stop(self, wait: bool = True) -> None:
         """End the thread after what it has to call; with ``wait``, return when it has ended."""
-        thread = self._thread
-        if thread is not None:
-            self._queue.put(None)
-            if wait and thread is not threading.current_thread():
-                thread.join()
+        with self._lock:
+            self._stopping = True
+            self._work.wake()
+            thread = self._thread
+        if wait and thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     def _loop(self) -> None:
-        while (job := self._queue.get()) is not None:
-            callback, args = job
-            _run(callback, args)
-            del job, callback, args  # a thread that waits keeps nobody's data alive
-            with self._idle:
-                self._pending -= 1
-                self._idle.notify_all()
+        with self._lock:  # an interrupt may have kept who started this from saying so
+            if self._thread is None:
+                self._thread = threading.current_thread()
+            if self._thread is not threading.current_thread():
+                return
+        while self._round():
+            pass
+
+    def _round(self) -> bool:
+        """Call what is due next, or wait for it; return whether to go on."""
+        with self._lock:
+            if not self._due:
+                if self._stopping:
+                    self._thread = None  # what is due later gets a thread of its own
+                    return False
+                sleeper = self._work.arm()
+        if not self._due:
+            self._work.sleep(sleeper, None)
+            return True
+        _run(*self._due[0])
+        with self._lock:
+            self._due.popleft()
+            if not self._due:
+                self._idle.wake()
+        return True
 
 
 def _run(callback: Callable[..., object], args: tuple[Any, ...]) -> None:

@@ -124,7 +124,7 @@ class CallBook:
     def close(self, call: Call) -> None:
         """Close a call.  Under the pump's lock."""
         if self._open.pop(call.id, None) is not None:
-            self._pump.engine.close(call)
+            self._pump.carefully(self._pump.engine.close, call)
 
     def forget(self, session: Session) -> None:
         """Close the kept calls of a session that is over: workers would keep its state.  Under the lock."""
@@ -149,4 +149,4 @@ class CallBook:
         with self._pump.lock:
             self._pump.repair()
             self._open[call.id] = call
-            self._pump.engine.open(call)
+            self._pump.carefully(self._pump.engine.open, call)

@@ -76,7 +76,10 @@ class Chunker:
     @property
     def worth(self) -> int:
         """How many tasks make a chunk, as far as is known; 1 while nothing is."""
-        return min(LARGEST, int(TARGET * self._tasks / self._seconds)) if self._seconds else 1
+        if not self._tasks:
+            return 1
+        per_task = self._seconds / self._tasks
+        return LARGEST if per_task * LARGEST <= TARGET else int(TARGET / per_task)
 
     def slow_down(self) -> None:
         """Begin anew with small chunks: a task was slow that was not expected to be."""
@@ -116,12 +119,7 @@ class Chunker:
         return min(self._by_time(remaining, workers), room)
 
     def _by_time(self, remaining: int | None, workers: int) -> int:
-        if not self._tasks:
-            return 1
-        per_task = self._seconds / self._tasks
-        size = min(self._last * GROWTH, LARGEST, self._most)
-        if per_task * size > TARGET:
-            size = int(TARGET / per_task)
+        size = min(self.worth, self._last * GROWTH, self._most)
         if self._bytes_per_task * size > BYTES:
             size = int(BYTES / self._bytes_per_task)
         if remaining is not None:

@@ -109,7 +109,7 @@ class ChunkRun:
         self._run: list[Any] | None = None
         self._run_start = 0
         self._units: list[Any] | None = None
-        self._ledger = ledger
+        self._ledger = ledger if chunk.unit is not None else None
         self._seen = -1
         self._plain = True
         self._sent = 0
@@ -134,7 +134,7 @@ class ChunkRun:
 
     def _loop(self) -> None:
         size, call = self._chunk.size, self._chunk.call
-        if self._chunk.unit is not None and self._ledger is not None:
+        if self._ledger is not None:
             self._units = list(self._items)
             self._ledger.begin(self._chunk.id)
         runs = not (
@@ -184,7 +184,7 @@ class ChunkRun:
         watch = self._watch
         final = self._chunk.size - 1
         items: Sequence[Any] = self._items
-        ledger = self._ledger if self._units is not None else None
+        ledger = self._ledger
         if self._units is not None:
             items = self._units
         elif end - start != self._chunk.size:
@@ -369,9 +369,10 @@ class Flusher:
 
     def __init__(self) -> None:
         self._run: ChunkRun | None = None
-        self._busy = threading.Event()
-        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        # With the thread; a worker that never needs it starts sooner.
+        self._busy: threading.Event
+        self._stopping: threading.Event
 
     def watch(self, run: ChunkRun | None) -> None:
         """Look after this chunk from now on; None: there is none."""
@@ -380,15 +381,16 @@ class Flusher:
             self._busy.clear()
             return
         if self._thread is None:
+            self._busy, self._stopping = threading.Event(), threading.Event()
             self._thread = threading.Thread(target=self._loop, name="pools-flusher", daemon=True)
             self._thread.start()
         self._busy.set()
 
     def stop(self) -> None:
         """End the thread; returns when it has ended."""
-        self._stopping.set()
-        self._busy.set()
         if self._thread is not None:
+            self._stopping.set()
+            self._busy.set()
             self._thread.join()
 
     def _loop(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pools_core.bundle import Bundle
 from pools_core.calls import Outcomes, Packed, Refused, Returned, SessionEnded, SetupFailed, Shortened
-from pools_core.flow import Flow, TaskFlow
+from pools_core.flow import Flow
 from pools_core.protocol import (
     Broken,
     ChunkLost,
@@ -22,6 +22,7 @@ from pools_core.protocol import (
     WorkerDied,
     WorkerStarted,
 )
+from pools_core.task_flow import TaskFlow
 
 if TYPE_CHECKING:
     from pools_core.feeding import Feeder

@@ -5,12 +5,12 @@ By turns this thread opens what has arrived, feeds the call, and waits for more.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pools_core.errors import PoolClosedError, PoolTimeoutError
-from pools_core.flow import Flow, MapFlow
+from pools_core.flow import Flow
+from pools_core.map_flow import MapFlow
 from pools_core.sinks import Part
 from pools_core.waiter import Waiter
 
@@ -46,8 +46,12 @@ class Driver:
 
     def run(self, flow: Flow) -> Any:
         """Take a call in, drive it to its end in this thread, and return its value or raise its error."""
-        self._pump.start(flow, background=False)
-        self._drive(flow)
+        try:
+            self._pump.start(flow, background=False)
+            self._drive(flow)
+        except BaseException as error:
+            self._pump.abort(flow, error, kill=True)
+            raise
         if flow.error is not None:
             try:
                 raise flow.error
@@ -57,8 +61,12 @@ class Driver:
 
     def run_quietly(self, flow: Flow) -> None:
         """Drive a call to its end in this thread; its failure is for whoever asks for the result."""
-        with suppress(Exception):  # what the input raised; it is kept in the flow
+        try:
             self._drive(flow)
+        except BaseException as error:
+            self._pump.abort(flow, error, kill=True)
+            if not isinstance(error, Exception):  # else what the input raised; it is kept in the flow
+                raise
 
     def take(self, flow: MapFlow, timeout: float | None) -> Part | None:
         """Return the next part of an imap, driving it in this thread; None at its end.
@@ -99,20 +107,16 @@ class Driver:
 
     def _drive(self, flow: Flow) -> None:
         pump = self._pump
-        try:
-            while True:
-                if flow.inbox:
-                    flow.digest()
-                if flow.is_over() or pump.is_done(flow):
-                    break
-                self._feeder.feed(flow)
-                if isinstance(flow, MapFlow) and flow.input_error is not None:
-                    raise flow.input_error
-                if not flow.inbox and not flow.is_over() and not pump.is_done(flow):
-                    self._step(flow)
-        except BaseException as error:
-            pump.abort(flow, error, kill=True)
-            raise
+        while True:
+            if flow.inbox:
+                flow.digest()
+            if flow.is_over() or pump.is_done(flow):
+                break
+            self._feeder.feed(flow)
+            if isinstance(flow, MapFlow) and flow.input_error is not None:
+                raise flow.input_error
+            if not flow.inbox and not flow.is_over() and not pump.is_done(flow):
+                self._step(flow)
         pump.finish(flow)
 
     def _step(self, flow: Flow, deadline: float | None = None) -> bool:

@@ -9,7 +9,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pools_core.errors import PoolClosedError
-from pools_core.flow import Flow, MapFlow
+from pools_core.flow import Flow
+from pools_core.map_flow import MapFlow
 from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:

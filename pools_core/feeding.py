@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pools_core.bundle import Bundle, Bundler
 from pools_core.calls import Chunk, Packed
 from pools_core.errors import SerializationError
-from pools_core.flow import Flow, InFlight, MapFlow, TaskFlow
+from pools_core.flow import Flow, InFlight
+from pools_core.map_flow import MapFlow
+from pools_core.task_flow import TaskFlow
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
@@ -119,43 +121,54 @@ class Feeder:
             waiting: deque[TaskFlow] | None = None
             while hungry and pump.engine.room() > 0:
                 queue = hungry.popleft()
-                out: InFlight | None = None
-                flow: Flow
-                if isinstance(queue, deque):  # single tasks of many calls stand in one line
-                    if self._is_worth_waiting(queue):
-                        waiting = queue
-                        continue
-                    if self._joins_singles and (members := self.bundler.take(queue, pump.engine.size)):
-                        if queue:
-                            hungry.append(queue)
-                        self._set_off(members)
-                        continue
-                    flow = single = queue.popleft()
-                    more = bool(queue)
-                    out = self._take_single(single)
-                else:
-                    flow = queue
-                    more = len(flow.ready) > 1
-                    if flow.ready:
-                        out = flow.ready.popleft()
-                if more:
-                    hungry.append(queue)
-                if out is not None:
-                    flow.sent(out)
-                    self.owners[out.chunk.id] = flow
-                    if isinstance(queue, deque):
-                        self.bundler.out.add(out.chunk.id)
-                    if flow.future is not None and not flow.admitted:
-                        flow.admitted = True
-                        if not flow.future.set_running_or_notify_cancel():
-                            pump.abort(flow, CancelledError(), kill=False)
-                            continue
-                    pump.engine.submit(out.chunk)
+                if not isinstance(queue, deque):
+                    self._send_next(queue)
+                elif queue and self._is_worth_waiting(queue):
+                    waiting = queue
+                elif queue:
+                    self._send_singles(queue)
             if waiting is not None:
                 hungry.append(waiting)
         except BaseException:
             pump.torn = True
             raise
+
+    def _send_next(self, flow: Flow) -> None:
+        """Send the next chunk of a call that is ready; if there are more, it comes to its turn again."""
+        if len(flow.ready) > 1:
+            self._hungry.append(flow)
+        if flow.ready:
+            out = flow.ready[0]
+            flow.sent(out)  # first: after an interrupt it may stand in both places, never in none
+            flow.ready.popleft()
+            self._send(flow, out.chunk)
+
+    def _send_singles(self, line: deque[TaskFlow]) -> None:
+        """Send the first of the single tasks, which stand in one line, or as many as go together."""
+        members = self.bundler.take(line, self._pump.engine.size) if self._joins_singles else None
+        if members:
+            if line:
+                self._hungry.append(line)
+            self._set_off(members)
+            return
+        flow = line.popleft()
+        if line:
+            self._hungry.append(line)
+        out = self._take_single(flow)
+        if out is not None:
+            flow.sent(out)
+            self.bundler.out.add(out.chunk.id)
+            self._send(flow, out.chunk)
+
+    def _send(self, flow: Flow, chunk: Chunk) -> None:
+        """Give a chunk to the engine, unless it was cancelled before."""
+        self.owners[chunk.id] = flow
+        if flow.future is not None and not flow.admitted:
+            flow.admitted = True
+            if not flow.future.set_running_or_notify_cancel():
+                self._pump.abort(flow, CancelledError(), kill=False)
+                return
+        self._pump.engine.submit(chunk)
 
     def disown(self, chunk: int) -> bool:
         """Forget a chunk; return whether it was out."""
@@ -165,7 +178,7 @@ class Feeder:
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Take a chunk back, if it is out; with ``kill`` also stop its task."""
         if self.disown(chunk.id):
-            self._pump.engine.cancel(chunk, kill)
+            self._pump.carefully(self._pump.engine.cancel, chunk, kill)
 
     def start_over(self, flows: Iterable[Flow]) -> None:
         """The engine is replaced: nothing is out any more, and what was ready lines up again.
@@ -173,20 +186,16 @@ class Feeder:
         Args:
             flows: the calls that are under way.
         """
-        bundles = [owner for owner in self.owners.values() if isinstance(owner, Bundle)]
         self.owners.clear()
         self.bundler.out.clear()
         self._hungry.clear()
         self._singles.clear()
-        for bundle in bundles:
-            bundle.give_up()
         for flow in flows:
-            if isinstance(flow, TaskFlow):
-                flow.queued = flow.queued and flow.is_to_send()
-                if flow.queued:
-                    self._singles.append(flow)
-            elif flow.ready:
+            flow.start_over()
+            if flow.ready:
                 self._hungry.append(flow)
+            elif isinstance(flow, TaskFlow) and flow.queued:
+                self._singles.append(flow)
         if self._singles:
             self._hungry.append(self._singles)
 

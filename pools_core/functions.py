@@ -15,6 +15,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -168,7 +169,12 @@ def _load_file(path: Path, source: bytes) -> ModuleType:
     _look_in(str(path.parent))
     sys.modules[name] = module  # first: dataclasses and pickle look their module up there
     try:
-        spec.loader.exec_module(module)
+        if isinstance(spec.loader, SourceFileLoader):
+            # What was read, and gave the module its name: bytecode that lies around may be of an earlier
+            # second's file, which was as long.
+            exec(spec.loader.source_to_code(source, str(path)), vars(module))  # noqa: S102  as an import does
+        else:
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

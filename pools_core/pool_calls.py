@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pools_core.calls import Convention
-from pools_core.flow import Flow, MapFlow, TaskFlow
+from pools_core.flow import Flow
+from pools_core.map_flow import MapFlow
 from pools_core.options import CallOptions, CallSettings
 from pools_core.pool_life import PoolLife
 from pools_core.results import AsyncResult, PartSource, ResultIterator
 from pools_core.sinks import ListSink, Sink
+from pools_core.task_flow import TaskFlow
 
 if TYPE_CHECKING:
     from pools_core.progress import Progress

@@ -261,7 +261,7 @@ class PoolLife:
         self._options = settings
         self._pump.orders_tasks = settings.order_tasks
         if settings.enable_insights and self._pump.insights is None:
-            from pools_core.insights import InsightsRecorder
+            from pools_core.insights_recorder import InsightsRecorder
 
             self._pump.insights = InsightsRecorder()
         elif not settings.enable_insights:

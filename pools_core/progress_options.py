@@ -55,7 +55,16 @@ KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
 
 
 def read_options(options: object, style: ProgressStyle) -> Mapping[str, Any]:
-    """Check that the options are a mapping with values of the right types; return it, or an empty one."""
+    """Check that the options are a mapping with values of the right types; return it, or an empty one.
+
+    Args:
+        options: keyword arguments of tqdm; a mapping or None.
+        style: the style of the bar that they are for.
+
+    Raises:
+        TypeError: no mapping, or a value of the wrong type.
+        NotImplementedError: a position for style "rich", whose bars find their places themselves.
+    """
     if options is None:
         return {}
     if not isinstance(options, Mapping):
@@ -65,7 +74,8 @@ def read_options(options: object, style: ProgressStyle) -> Mapping[str, Any]:
     if style == "rich" and options.get("position") is not None:
         # No gap to fill later, and no ValueError: MPIRE raises just this, and programs catch it.
         raise NotImplementedError(
-            'progress_bar_style "rich" takes no position: its bars find their own places'
+            f'progress_bar_style "rich" takes no position, but got {options["position"]!r}: its bars find '
+            'their own places; leave position out of progress_bar_options, or choose style "std"'
         )
     return options
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple
 
 from pools_core.calls import Call, Carried, Chunk, Session, WorkerEvent
@@ -229,6 +230,13 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def submit(self, chunk: Chunk) -> None:
         """Take a chunk to a worker; never blocks."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context for submitting several chunks that are at hand, or soon will be.
+
+        What has to be started for them may be started at its end; outside of it, at once.
+        """
+        return nullcontext()
 
     @abc.abstractmethod
     def wait(self, timeout: float | None = None) -> Sequence[Event]:

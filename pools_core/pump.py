@@ -37,13 +37,15 @@ from pools_core.driving import Driver
 from pools_core.ending import Ending
 from pools_core.errors import PoolClosedError
 from pools_core.feeding import Feeder
-from pools_core.flow import Flow, MapFlow, TaskFlow
+from pools_core.flow import Flow
+from pools_core.map_flow import MapFlow
 from pools_core.protocol import ChunkLost, Engine, Event, Interrupted
 from pools_core.sessions import Sessions
+from pools_core.task_flow import TaskFlow
 from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
-    from pools_core.insights import InsightsRecorder
+    from pools_core.insights_recorder import InsightsRecorder
 
 __all__ = ["Pump"]
 
@@ -118,14 +120,14 @@ class Pump:
             flow: the call.
             background: the pump's own thread feeds it and takes its results.
         """
-        with self.lock:
-            self.check_open()
-            self.sweep()
-            flow.number = next(self._numbers)
-            self._flows.add(flow)
-            if background:
-                self.background.adopt(flow)
         try:
+            with self.lock:
+                self.check_open()
+                self.sweep()
+                flow.number = next(self._numbers)
+                self._flows.add(flow)
+                if background:
+                    self.background.adopt(flow)
             if self.hooks is not None:
                 tasks = flow.length if isinstance(flow, MapFlow) else 1
                 self.hooks.pools_call_started(pool_id=self.pool_id, call_id=flow.number, tasks=tasks)
@@ -216,10 +218,10 @@ class Pump:
             kill: also stop the tasks that are running.
 
         Returns:
-            Whether it was still under way.
+            Whether it was still under way; if not, nothing is done.
         """
         with self.lock:
-            if flow.finished:
+            if flow not in self._flows:
                 return False
             bundle = flow.bundle
             out = flow.drop()
@@ -235,11 +237,10 @@ class Pump:
 
     def _end(self, flow: Flow, error: BaseException | None) -> None:
         with self.lock:
-            if flow.finished:
+            if flow not in self._flows:
                 return
             flow.finished = True
             flow.error = error
-            self._flows.discard(flow)
             if flow.session is not None:
                 self.sessions.drop(flow.session)
             if not flow.keeps_call:
@@ -250,6 +251,7 @@ class Pump:
             flow.release()
             self.sessions.sweep()
             flow.told = flow.callback is None
+            self._flows.discard(flow)  # so late, since an interrupt may have this done once more
             self._ended.wake()
             self._feeder.dispatch()
         if flow.progress is not None:
@@ -263,7 +265,14 @@ class Pump:
             self.hooks.pools_call_finished(pool_id=self.pool_id, call_id=flow.number, error=text)
 
     def end_single(self, flow: TaskFlow) -> None:
-        """End a single task that has its value and nothing that has to be taken down.  Under the lock."""
+        """End a single task that has its value and nothing that has to be taken down.  Under the lock.
+
+        At once only in the background thread: an interrupt can end any other step of the main thread, and
+        a future that this has passed by is passed by for ever.
+        """
+        if threading.current_thread() is not self.background.thread:
+            self.rouse(flow)
+            return
         flow.finished = True
         self._flows.discard(flow)
         self.background.leave(flow)
@@ -316,11 +325,11 @@ class Pump:
         try:
             with self.lock:
                 self.sweep()
+                self.repair()  # first, since it may be what makes it ready
                 if ready():
                     return True
                 if timeout is not None and timeout <= 0:
                     return False
-                self.repair()
                 following = self.leader is not None
                 if following:
                     self._followers.append(waiter)
@@ -343,17 +352,21 @@ class Pump:
                 self.torn = True
             raise
         finally:
-            with self.lock:
-                if following:
-                    self._followers.remove(waiter)
-                elif self.leader is me:
-                    self.leader = None
-                self._promote()
+            try:
+                self._step_down(me, waiter)
+            except BaseException:  # Ctrl-C landed in it: who is gone must not be taken for the leader
+                self._step_down(me, waiter)
+                raise
 
-    def _promote(self) -> None:
-        """Wake a follower if nobody leads.  Under the lock."""
-        if self.leader is None and self._followers:
-            self._followers[0].wake()
+    def _step_down(self, me: threading.Thread, waiter: Waiter) -> None:
+        """Neither lead nor follow any more; a follower takes the place of a leader.  May be done twice."""
+        with self.lock:
+            if self.leader is me:
+                self.leader = None
+            elif waiter in self._followers:
+                self._followers.remove(waiter)
+            if self.leader is None and self._followers:
+                self._followers[0].wake()
 
     def wake_followers(self) -> None:
         """Have all look round that follow.  Under the lock."""
@@ -377,6 +390,19 @@ class Pump:
             self._ended.sleep(sleeper, left)
 
     # --- when something goes wrong --------------------------------------------------------------------
+
+    def carefully(self, step: Callable[..., None], *args: Any) -> None:
+        """Have the engine do something other than ``submit`` and ``wait``; an interrupt may tear it.
+
+        Under the lock.
+        """
+        try:
+            step(*args)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C
+            self.torn = True
+            raise
 
     def fail(self, error: BaseException) -> None:
         """The engine failed under the background thread: end the calls that nobody else waits for."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pools_core.errors import PoolTimeoutError, RemoteError
 
 if TYPE_CHECKING:
-    from pools_core.flow import Flow, MapFlow
+    from pools_core.flow import Flow
+    from pools_core.map_flow import MapFlow
 
 __all__ = ["AsyncResult", "Failure", "PartSource", "ResultIterator", "ToRaise"]
 

@@ -141,7 +141,7 @@ class Sessions:
                 self._drop(record)
                 return False
             record.tell = tell
-            self._pump.engine.end(session, leave=True)
+            self._pump.carefully(self._pump.engine.end, session, True)
             return True
 
     def drop(self, session: Session) -> None:
@@ -257,7 +257,7 @@ class Sessions:
         )
         with self._pump.lock:
             self._pump.repair()
-            self._pump.engine.check(session)
+            self._pump.carefully(self._pump.engine.check, session)
             record = self._records[session.id] = _Record(session, kept, False, [])
             if session.exit is not None or session.init is not None:
                 self._latest = record
@@ -320,4 +320,4 @@ class Sessions:
     def _drop(self, record: _Record) -> None:
         record.over = True
         self._records.pop(record.session.id, None)
-        self._pump.engine.end(record.session, leave=False)
+        self._pump.carefully(self._pump.engine.end, record.session, False)

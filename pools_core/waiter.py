@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-__all__ = ["Waiter"]
+__all__ = ["Waiter", "start"]
 
 
 class Waiter:
@@ -47,3 +47,18 @@ class Waiter:
         armed, self._armed = self._armed, []
         for sleeper in armed:
             sleeper.release()
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread, and return when it runs.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, as itself.  ``Thread.start`` waits in a condition, which Ctrl-C can tear
+            (see above), so that a ``RuntimeError`` about a lock would hide it; the thread runs or does not.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise

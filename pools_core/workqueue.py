@@ -78,7 +78,9 @@ class WorkQueue:
             if chunk.worker is not None:
                 self._put_own(chunk.worker, chunk)
             elif self._idle:
-                self._inboxes[self._idle.popleft()].put(chunk)
+                # In this order, here and below: a Ctrl-C between the two must not lose the worker.
+                self._inboxes[self._idle[0]].put(chunk)
+                self._idle.popleft()
             else:
                 self._common.append(chunk)
 
@@ -106,11 +108,12 @@ class WorkQueue:
         with self._lock:
             self._stopped = True
             while self._idle:
-                self._inboxes[self._idle.popleft()].put(None)
+                self._inboxes[self._idle[0]].put(None)
+                self._idle.popleft()
 
     def _put_own(self, worker: int, work: Work) -> None:
         if worker in self._idle:
-            self._idle.remove(worker)
             self._inboxes[worker].put(work)
+            self._idle.remove(worker)
         else:
             self._own.setdefault(worker, deque()).append(work)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
+import socket
+import subprocess
 import sys
 
+import psutil
 import pytest
 
-from pools_core.testing.leaks import nothing_left_behind
+from pools_core.testing.leaks import gone, nothing_left_behind
+from pools_core.testing.waiting import wait_until
+
+LAUNCH = """
+import subprocess, sys
+with open("log", "wb") as log:
+    print(subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid)
+"""
+"""Starts what shall be nobody's child, so that no test seems to leave it behind."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell without job control: children would ignore Ctrl-C, too.
@@ -26,3 +38,36 @@ def _leaves_nothing_behind():
     """Each test ends with the children, threads, descriptors and shared memory that it began with."""
     with nothing_left_behind():
         yield
+
+
+@contextlib.contextmanager
+def _running_cluster(folder, environment):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = "{}:{}".format(*probe.getsockname())
+
+    def run(*command):
+        where = {"cwd": folder, "env": environment, "timeout": 60}
+        return subprocess.run(command, capture_output=True, text=True, check=True, **where).stdout
+
+    pools = [sys.executable, "-m", "pools_core", "gearman"]
+    run(*pools, "init", "--job-server", address)
+    up = ["timeout", "600", *pools, "up", "-c", "config.ini", "-j", "2"]
+    process = psutil.Process(int(run(sys.executable, "-c", LAUNCH, *up)))
+    log = folder / "log"
+    try:
+        wait_until(lambda: "is ready" in log.read_text() or gone(process.pid), 60, "the cluster is ready")
+        assert not gone(process.pid), log.read_text()
+        yield folder / "config.ini"
+    finally:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        wait_until(lambda: all(gone(one.pid) for one in family), 30, "the cluster has ended")
+
+
+@pytest.fixture(scope="session")
+def running_cluster():
+    """A context manager that takes a folder and an environment: in it, a job server and a node run there.
+
+    They are nobody's children; it gives the path of their config.
+    """
+    return _running_cluster

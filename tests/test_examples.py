@@ -22,7 +22,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pools_core.testing.leaks import gone
 from pools_core.testing.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -37,13 +36,6 @@ NEEDS = {
 }
 """Which libraries an example needs beside ours; its tests skip without."""
 SECONDS = 300
-
-LAUNCH = """
-import subprocess, sys
-with open("log", "wb") as log:
-    print(subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid)
-"""
-"""Starts what shall be nobody's child, so that no test seems to leave it behind."""
 
 
 def environment():
@@ -106,22 +98,10 @@ def gearmand():
 
 
 @pytest.fixture(scope="session")
-def cluster(gearmand, tmp_path_factory):
+def cluster(gearmand, running_cluster, tmp_path_factory):
     """The config of a job server and a node that run as long as tests use them."""
-    folder = tmp_path_factory.mktemp("cluster")
-    pools = [sys.executable, "-m", "pools_core", "gearman"]
-    run(*pools, "init", "--job-server", free_address(), cwd=folder)
-    up = ["timeout", "600", *pools, "up", "-c", "config.ini", "-j", "2"]
-    process = psutil.Process(int(run(sys.executable, "-c", LAUNCH, *up, cwd=folder).stdout))
-    log = folder / "log"
-    try:
-        wait_until(lambda: "is ready" in log.read_text() or gone(process.pid), 60, "the cluster is ready")
-        assert not gone(process.pid), log.read_text()
-        yield folder / "config.ini"
-    finally:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        wait_until(lambda: all(gone(one.pid) for one in family), 30, "the cluster has ended")
+    with running_cluster(tmp_path_factory.mktemp("cluster"), environment()) as config:
+        yield config
 
 
 @pytest.fixture(params=["threads", "multicore", "gearman"])
@@ -160,14 +140,15 @@ def test_the_totals_are_those_of_a_plain_loop():
 
 
 def test_a_config_file_chooses_the_backend(tmp_path):
-    """The program need not know where it runs."""
+    """The program need not know where it runs; that it was asked shows by what it refuses."""
     config = tmp_path / "pools.ini"
-    config.write_text("[pool]\nbackend = threads\n[threads]\nn_jobs = 2\n")
+    config.write_text("[pool]\nbackend = threads\n[threads]\nn_jobs = 2\n[multicore]\nn_jobs = no number\n")
 
-    done = example("count_tokens.py", "--config", config)
+    done = example("monte_carlo.py", "--config", config)
 
-    assert done.stdout == reference("count_tokens.py")
-    assert "ThreadPool" in done.stderr
+    assert done.stdout == reference("monte_carlo.py")
+    refused = example("monte_carlo.py", "--config", config, "--backend", "multicore", check=False)
+    assert refused.returncode != 0 and "no number" in refused.stderr
 
 
 def test_the_estimate_depends_on_the_seed_alone(elsewhere):

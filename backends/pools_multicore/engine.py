@@ -22,7 +22,7 @@ import marshal
 import os
 import selectors
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pools_multicore
 from pools_core.calls import Call, Carried, Chunk, Session
@@ -175,26 +175,31 @@ class MulticoreEngine(Engine):
             timeout = self._patience(timeout)
             self.waiting, self.roused = True, False
         self._touching = False
+        events: Sequence[Event] = ()
         try:
             ready = self._selector.select(timeout)
             self._touching = True
             with self._lock:
-                if self._is_killed():
-                    return ()
-                for key, mask in ready:
-                    self._attend(key, mask)
-                if self._limits.timed:
-                    self._limits.enforce()
-                # Whoever left something woke this thread for it, which may not come again.
-                self._crew.send_deferred()
-                events, self.events = self.events, []
-            self._touching = False
-            return events
+                if not self._is_killed():
+                    events = self._attend_all(ready)
         finally:
             with self._lock:
                 self.waiting = False
                 if self._is_killed():
                     self._close()
+        self._touching = False  # last, since an interrupt before it loses the events
+        return events
+
+    def _attend_all(self, ready: Iterable[tuple[selectors.SelectorKey, int]]) -> Sequence[Event]:
+        """Do what descriptors are ready for, and what is due; return what has happened."""
+        for key, mask in ready:
+            self._attend(key, mask)
+        if self._limits.timed:
+            self._limits.enforce()
+        # Whoever left something woke this thread for it, which may not come again.
+        self._crew.send_deferred()
+        events, self.events = self.events, []
+        return events
 
     def _patience(self, timeout: float | None) -> float | None:
         """Return how long to sleep: until the time is up, or sooner if there is something else to do."""

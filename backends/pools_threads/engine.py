@@ -15,6 +15,7 @@ import pools_threads
 from pools_core.calls import Call, Chunk, Outcomes, Session, SessionEnded, WorkerEvent
 from pools_core.protocol import Engine, Event, SessionOver, WorkerStarted
 from pools_core.runner import Flusher, Runner
+from pools_core.waiter import start
 from pools_core.workqueue import Endings, EndOf, WorkQueue
 
 __all__ = ["ThreadsEngine"]
@@ -125,7 +126,7 @@ class ThreadsEngine(Engine):
             name = f"pools-worker-{number}"
             thread = threading.Thread(target=self._serve, args=(number, monotonic()), name=name, daemon=True)
             self._threads[number] = thread
-            thread.start()
+            start(thread)
 
     def _serve(self, number: int, since: float) -> None:
         worker = f"{threading.current_thread().name} of process {os.getpid()} on {socket.gethostname()}"

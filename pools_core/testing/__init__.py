@@ -9,7 +9,7 @@
             return MakePool("mine", n_jobs=2, **options)
 
 Run by pytest, which is therefore needed to import ``PoolContract``; ``pools_core.testing.tasks``, the
-functions that misbehave, needs nothing, because workers import it.
+functions that behave and misbehave, needs nothing, because workers import it.
 """
 
 from __future__ import annotations

@@ -40,9 +40,15 @@ class ContractBase:
 
         Args:
             options: to be passed on to the backend's ``MakePool``.
+
+        Raises:
+            NotImplementedError: the subclass does not define it.
         """
         # Not an abstract method: pytest makes the class itself, and would only say that it cannot.
-        raise NotImplementedError("subclasses of PoolContract supply make_pool()")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say which pool to test: define its make_pool(self, **options), "
+            "which returns a new pool of your backend"
+        )
 
     @pytest.fixture(autouse=True)
     def _ends_by_a_deadline(self) -> Iterator[None]:

@@ -8,14 +8,18 @@ It works for tasks in threads and in processes alike, because it is a socket on 
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from pools_core.testing.tasks import PATIENCE, Address
+__all__ = ["PATIENCE", "Address", "Gate", "pass_gate"]
 
-__all__ = ["Gate"]
+Address = tuple[str, int]
+
+PATIENCE: Final = 30.0
+"""Seconds that a task waits for its test: a forgotten one ends, and a hang becomes a failure."""
 
 
 class Gate:
@@ -110,3 +114,17 @@ class Gate:
                 pass  # killed while it waited
             line.close()
         self._waiting.clear()
+
+
+def pass_gate(gate: Address, word: str = "") -> str:
+    """Wait at the gate until the test opens it, and return the word.
+
+    Raises:
+        TimeoutError: the gate stayed shut for ``PATIENCE`` seconds.
+        ConnectionError: the test is over.
+    """
+    with socket.create_connection(gate, timeout=PATIENCE) as line:
+        line.sendall(f"{word} {os.getpid()}\n".encode())
+        if not line.recv(1):
+            raise ConnectionError("the gate was taken away")
+    return word

@@ -16,7 +16,7 @@ import uuid
 from functools import partial
 from typing import Any, Final
 
-from pools_core.testing.tasks import Address, Payload, go_wrong, note, pass_gate, runs
+from pools_core.testing.tasks import Address, Payload, first, go_wrong, note, pass_gate, runs
 
 State = dict[str, Any]
 
@@ -73,7 +73,7 @@ def count_and_fail_first(log: str, state: State, item: int) -> int:
     """Count; fail the first time that this item comes."""
     state["tasks"] += 1
     note(log, str(item))
-    if runs(log).count(str(item)) == 1:
+    if first(log, str(item)):
         go_wrong("raise")
     return item
 
@@ -248,7 +248,7 @@ def note_and_go_wrong(log: str, word: str, way: str) -> Any:
 def note_and_go_wrong_first(log: str, word: str, way: str) -> Any:
     """Leave a line; go wrong the first time."""
     note(log, word)
-    if runs(log).count(word) == 1:
+    if first(log, word):
         go_wrong(way)
 
 
@@ -256,12 +256,12 @@ def tick_forever(log: str) -> Any:
     """Leave a line now and then, for ever: how many there are says how long it was let run."""
     while True:
         note(log, "tick")
-        time.sleep(TICK)
+        time.sleep(TICK)  # simulates a task that works on; without it the log would grow by megabytes
 
 
 def nap_and_note(log: str, seconds: float) -> None:
     """Take some time, as an expensive initialisation does, then leave a line."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # simulates the expensive initialisation
     note(log, "init")
 
 

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 
-import psutil
 import pytest
 
 from pools_core import MakePool, PoolsError, backends
 from pools_core.testing import tasks
 from pools_core.testing.gate import Gate
-from pools_core.testing.leaks import gone
-from pools_core.testing.waiting import wait_until
-
-LAUNCH = """
-import subprocess, sys
-with open("log", "wb") as log:
-    print(subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid)
-"""
 
 
 def doubled(number):
@@ -42,34 +30,14 @@ def moved(point):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(running_cluster, tmp_path_factory):
     """The path of a config; a job server and a node run while it is in use, as nobody's children."""
     info = backends().get("gearman")
     if info is None or not info.usable:
         pytest.skip(f"the gearman backend is not usable: {info.why if info else 'not installed'}")
-    folder = tmp_path_factory.mktemp("cluster")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("POOLS_")}
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = "{}:{}".format(*probe.getsockname())
-
-    def run(*command):
-        whole = [sys.executable, *command]
-        where = {"cwd": folder, "env": environment}
-        return subprocess.run(whole, timeout=60, capture_output=True, text=True, check=True, **where).stdout
-
-    pools = ["-m", "pools_core", "gearman"]
-    run(*pools, "init", "--job-server", address)
-    up = ["timeout", "600", sys.executable, *pools, "up", "-c", "config.ini", "-j", "2"]
-    process = psutil.Process(int(run("-c", LAUNCH, *up)))
-    log = folder / "log"
-    try:
-        wait_until(lambda: "is ready" in log.read_text() or gone(process.pid), 60, "the cluster is ready")
-        assert not gone(process.pid), log.read_text()
-        yield folder / "config.ini"
-    finally:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        wait_until(lambda: all(gone(one.pid) for one in family), 30, "the cluster has ended")
+    with running_cluster(tmp_path_factory.mktemp("cluster"), environment) as config:
+        yield config
 
 
 def test_a_grid_search_through_joblib(cluster):

@@ -10,19 +10,11 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from pools_core import insights as module
-from pools_core.insights import (
-    MOST_SPANS,
-    PARTS,
-    ChunkSizes,
-    Insights,
-    InsightsRecorder,
-    SlowTask,
-    Span,
-    WorkerInsights,
-    WorkerTimes,
-)
+from pools_core import insights_recorder as module
+from pools_core.calls import WorkerTimes
+from pools_core.insights import PARTS, ChunkSizes, Insights, SlowTask, Span, WorkerInsights
 from pools_core.insights_mpire import mpire_insights
+from pools_core.insights_recorder import MOST_SPANS, InsightsRecorder
 from pools_core.insights_report import human
 
 
@@ -257,16 +249,16 @@ def test_a_workers_times_travel():
     assert pickle.loads(pickle.dumps(sent)) == sent
 
 
-def test_importing_loads_nothing_that_a_worker_has_no_use_for():
-    """A worker imports the module for its ``WorkerTimes``."""
+def test_importing_loads_nothing_that_recording_has_no_use_for():
+    """A pool records without what a table, a plot or JSON needs."""
     program = (
         "import sys; import pools_core.calls, threading; before = set(sys.modules)\n"
-        "import pools_core.insights\n"
+        "import pools_core.insights_recorder\n"
         "print(*(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert "pools_core.insights" in done.stdout
+    assert "pools_core.insights_recorder" in done.stdout
     assert not {"json", "matplotlib", "numpy", "rich", "statistics", "pathlib"} & set(done.stdout.split())
 
 
@@ -748,7 +740,7 @@ def test_a_plot_has_a_size_that_can_be_read(tmp_path, workers, least, most):
 def test_a_plot_leaves_pyplot_alone(tmp_path):
     """Importing it would choose a backend for the whole program."""
     program = (
-        "import sys; from pools_core.insights import InsightsRecorder\n"
+        "import sys; from pools_core.insights_recorder import InsightsRecorder\n"
         f"InsightsRecorder().snapshot().plot({str(tmp_path / 'timeline.svg')!r})\n"
         "print('matplotlib.pyplot' in sys.modules, 'matplotlib' in sys.modules)"
     )

@@ -217,7 +217,7 @@ def waits_once(job):
     """Return a number; its first run waits until a file is there."""
     number, log, file = job
     tasks.note(log, str(number))
-    if tasks.runs(log).count(str(number)) == 1:
+    if tasks.first(log, str(number)):
         wait_until(file.exists)
     return number
 

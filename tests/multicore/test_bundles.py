@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from concurrent.futures import CancelledError, as_completed
+from functools import partial
 
 import pytest
 
@@ -13,7 +15,7 @@ from pools_core import MakePool
 from pools_core.bundle import Bundle
 from pools_core.errors import SerializationError, TaskTimeoutError, WorkerDiedError
 from pools_core.testing.gate import Gate
-from pools_core.testing.tasks import note, pass_gate, runs
+from pools_core.testing.tasks import first, note, pass_gate, runs
 
 TRIVIAL = 3_000
 DEADLINE = 20
@@ -78,6 +80,12 @@ def various(number, log):
     return [number, {number}, bytes(50_000), [number], number, (n for n in ())][number % 6]
 
 
+def only_one_lives(log):
+    """Set up the first worker that comes, and kill all others."""
+    if not first(log, "init"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def sleepy(number):
     """Sleep over the limit, once."""
     if number == 2_500:
@@ -103,6 +111,24 @@ def test_results_of_apply_async_too(pool, bundles):
         assert number in called[-TRIVIAL:]
     assert sorted(called) == list(range(TRIVIAL))
     assert sum(bundles) > TRIVIAL / 2
+
+
+def test_a_worker_that_dies_in_its_init_fails_those_that_came_with_it(tmp_path, bundles):
+    """Each of them hears of it, once; none goes again to the next worker that dies in the same way."""
+    log = str(tmp_path / "log")
+    init = partial(only_one_lives, log)
+    with MakePool("multicore", n_jobs=2, start_method="fork", keep_alive=True) as pool, Gate() as gate:
+        for number in range(5):
+            assert pool.apply_async(same, (number,), worker_init=init).get(60) == number
+        held = pool.apply_async(pass_gate, (gate.address,), worker_init=init)
+        gate.wait_for(1)
+        results = [pool.apply_async(same, (number,), worker_init=init) for number in range(300)]
+        for result in results:
+            with pytest.raises(WorkerDiedError, match="worker_init"):
+                result.get(60)
+        gate.open()
+        held.get(60)
+    assert bundles
 
 
 def test_two_functions_in_turn_do_not_mix(pool):

@@ -10,7 +10,7 @@ import pytest
 
 from pools_core import MakePool
 from pools_core.errors import WorkerDiedError
-from pools_core.flow import MapFlow
+from pools_core.map_flow import MapFlow
 from pools_core.testing.tasks import note, runs
 
 TRIVIAL = 3_000
@@ -169,7 +169,7 @@ def test_a_chunk_goes_as_it_is_when_its_next_items_are_long_in_coming(pool, opti
             clock += number > 2_000  # from there on each is a second in coming
             yield number
 
-    monkeypatch.setattr("pools_core.flow.monotonic", lambda: clock)
+    monkeypatch.setattr("pools_core.map_flow.monotonic", lambda: clock)
     monkeypatch.setattr(MapFlow, "_pull", noted)
     assert list(pool.imap(same, items(), **options)) == list(range(TRIVIAL))
     assert max(size for start, size in sizes if start <= 2_000) > 4
