@@ -163,10 +163,6 @@ class Engine(abc.ABC):
     """Whether ``wait`` runs the tasks in the calling thread: then each thread only ever waits for
     what it submitted itself, may do so within a task, and no helper thread is started."""
 
-    shortens: ClassVar[bool] = False
-    """Whether its workers give back the end of a chunk of several units when a task is slow; then chunks
-    of a size that the user chose go together while they are short."""
-
     same_process: ClassVar[bool] = False
     """Whether workers share the caller's memory: then nothing is pickled."""
 
@@ -174,6 +170,15 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def size(self) -> int:
         """How many tasks can run at once; may change while the pool is open."""
+
+    @property
+    def shortens(self) -> bool:
+        """Whether its workers give back the end of a chunk of several units when a task is slow.
+
+        Then chunks of a size that the user chose go together while they are short.  May change while the
+        pool is open.
+        """
+        return False
 
     def hold(self, view: memoryview) -> Carried | None:
         """Put a large buffer of an argument where the engine wants it, such as in shared memory.

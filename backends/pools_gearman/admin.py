@@ -8,9 +8,9 @@ from typing import Any, Final, TypeVar
 
 from pools_core.errors import PoolsError, TransportError
 from pools_gearman.client import Client
-from pools_gearman.connection import close_all, tls_context
 from pools_gearman.engine import make_signer
 from pools_gearman.jobs import Server
+from pools_gearman.link import close_all, tls_context
 from pools_gearman.settings import GearmanSettings
 
 __all__ = ["ask_nodes", "look_at_servers"]

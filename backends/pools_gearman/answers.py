@@ -23,8 +23,8 @@ from pools_gearman.signing import Direction, Opened, RefusedFrameError, Signer, 
 
 if TYPE_CHECKING:
     from pools_gearman.client import Client
-    from pools_gearman.connection import Link
     from pools_gearman.jobs import Job, Server
+    from pools_gearman.link import Link
 
 __all__ = ["Answers"]
 
@@ -158,7 +158,7 @@ class Answers:
         if job.run is not None and run != job.run:
             self._ran_again(job, chunk, last=last)
             return
-        job.accept(chunk, number, event, last=last)
+        chunk = job.accept(chunk, number, event, last=last)
         job.run = run
         if isinstance(event, Logged):
             self._client.post([event])
@@ -191,6 +191,9 @@ class Answers:
         """A node lacks something: send it that, and the chunk again."""
         chunk = self._client.book.part(job)
         if chunk is None:
+            return
+        if job.run is not None:  # another node had it before, and some of it is done
+            self._client.losses.interrupted(chunk, job.received, "its node was lost")
             return
         call = self._client.call_of(chunk)
         if call is None or token not in self._client.nodes:

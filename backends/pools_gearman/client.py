@@ -28,9 +28,9 @@ from pools_gearman import wire
 from pools_gearman.answers import Answers
 from pools_gearman.cancelling import Cancelling
 from pools_gearman.client_sessions import ClientSessions
-from pools_gearman.connection import Link, close_all, end_links
 from pools_gearman.failing import fail_all
 from pools_gearman.jobs import Job, JobBook, Server
+from pools_gearman.link import Link, close_all, end_links
 from pools_gearman.losses import Losses
 from pools_gearman.packed import PackedCall, PackedShared
 from pools_gearman.packets import Command, Packet
@@ -79,6 +79,8 @@ class Client:
         self.nodes: dict[str, NodeId] = {}
         self.size = 0
         """How many tasks can run at once on all nodes; read from any thread."""
+        self.shortens = True
+        """Whether no node is known that runs chunks whole; read from any thread."""
         self.book = JobBook(self._moved)
         self.sessions = ClientSessions(self)
         self.questions = Questions(self)
@@ -299,6 +301,7 @@ class Client:
                 self.nodes.update(link.state.nodes)
         if not self._stopping:  # a pool that has ended goes on to say how large it was
             self.size = sum(node.slots for node in self.nodes.values())
+        self.shortens = all(node.shortens for node in self.nodes.values())
         new = [node for token, node in self.nodes.items() if token not in before]
         if new:
             self.post([WorkerStarted(f"node {node.name}") for node in new])

@@ -25,7 +25,8 @@ from pools_core.doctor_report import Finding, plain
 from pools_core.errors import PoolsError, SecurityError, TransportError
 from pools_core.registry import GetClusterPackage, backend_name
 from pools_gearman.admin import ask_nodes
-from pools_gearman.connection import Connection, Link, close_all, tls_context
+from pools_gearman.connection import Connection
+from pools_gearman.link import Link, close_all, tls_context
 from pools_gearman.settings import (
     FROM_GLIMPSE,
     Address,

@@ -18,7 +18,7 @@ from pools_core.errors import TransportError
 from pools_core.log_levels import LogLevelsSent
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, SessionOver
 from pools_gearman.client import FAREWELL, Client
-from pools_gearman.connection import tls_context
+from pools_gearman.link import tls_context
 from pools_gearman.packed import PackedShared
 from pools_gearman.settings import GearmanSettings, check_security
 from pools_gearman.shared_loop import BATCH
@@ -133,6 +133,11 @@ class GearmanEngine(Engine):
         """How many tasks all nodes together can run at once; at least 1."""
         return max(1, self._client.size) if self._tried.is_set() else 1
 
+    @property
+    def shortens(self) -> bool:
+        """Whether all nodes that are known give back what stands behind a slow task."""
+        return self._client.shortens
+
     def room(self) -> int:
         """How many more chunks keep the nodes busy."""
         size = self._client.size if self._tried.is_set() else 0
@@ -190,8 +195,7 @@ class GearmanEngine(Engine):
                     events, self._events = self._events, []
                     self._woken = False
                     self._learn(events)
-                    self._touching = False
-                    return events
+                    break
                 self._act(self._thread.inside, self._reading.begin)
             self._touching = False
             try:
@@ -202,6 +206,8 @@ class GearmanEngine(Engine):
                 raise
             self._touching = True
             self._act(self._thread.inside, self._reading.take, ready)
+        self._touching = False  # last, since an interrupt before it loses the events
+        return events
 
     def intact(self) -> bool:
         """An interrupt that came while this thread slept has done no harm."""

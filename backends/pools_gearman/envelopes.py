@@ -9,7 +9,7 @@ from typing import Final
 from pools_core.calls import type_buffer
 from pools_gearman import wire
 from pools_gearman.bodies import Body, split
-from pools_gearman.connection import Link
+from pools_gearman.link import Link
 from pools_gearman.packets import Command, Packet
 from pools_gearman.settings import GearmanSettings
 from pools_gearman.signing import Direction, ReplayGuard, Signer, Why

@@ -4,6 +4,11 @@
     take   (in the loop)   ◀─ a thread that waits on the engine, and acts in the loop itself
 
 An engine that runs tasks within ``wait`` (singlecore) gets its chunks from that thread, too.
+
+Where chunks of several units come from, no task may wait behind a slow one while another worker is idle,
+here or on another node.  So chunks of such a call do not wait in the engine's own line, nor does anything
+behind them, but in this one; and when they have waited for long, since every worker turns out to have a slow
+task, they go back, and nothing is fetched until one of these has ended.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from pools_core.protocol import Engine, Event
 from pools_core.workqueue import EndOf
 from pools_gearman.bodies import plain
 from pools_gearman.shared_loop import SharedLoop
-from pools_gearman.wire import OF_A_CHUNK
+from pools_gearman.wire import OF_A_CHUNK, is_last
 
 __all__ = ["Gateway"]
 
@@ -32,6 +37,12 @@ BRISK: Final = 0.0005
 
 SPARE: Final = 8
 """Short chunks that wait for each thread of an engine that has threads, beyond what it asks for."""
+
+LINE: Final = 0.010
+"""Seconds of a chunk up to which the next is fetched before it has ended."""
+
+PATIENCE: Final = 0.005
+"""Seconds without the end of any chunk after which what waits in line goes back."""
 
 DEEPEST: Final = 16
 """Chunks per worker in line at the most."""
@@ -61,6 +72,11 @@ class Gateway:
         self._loop = loop
         self._calls: set[int] = set()
         self._line: OrderedDict[int, Chunk] = OrderedDict()
+        self._joining: set[int] = set()
+        self._joined: set[int] = set()
+        self._ended = 0
+        self._looking = False
+        self._stuck = False
         self._seconds: float | None = None
         self._queue: queue.SimpleQueue[Chunk | EndOf | None] = queue.SimpleQueue()
         self._stopping = False
@@ -72,6 +88,8 @@ class Gateway:
         """How many more chunks it can take to advantage."""
         if self.engine.inline:
             return 1 + AHEAD - len(self.busy)
+        if self._stuck:
+            return 0
         return self._spare() + self._ahead() - len(self._line)
 
     def _spare(self) -> int:
@@ -79,28 +97,75 @@ class Gateway:
 
         Threads that run out of short chunks fall asleep, and waking one takes longer than such a chunk.
         """
+        if self._joined:
+            return self._idle()
         room = self.engine.room()
         if self.engine.same_process and self._seconds is not None and self._seconds < BRISK:
             room += SPARE * self.engine.size
         return room
 
+    def _idle(self) -> int:
+        """Return how many workers have nothing to do."""
+        return self.engine.size - (len(self.busy) - len(self._line))
+
+    def _has_place_for(self, chunk: Chunk) -> bool:
+        return self._spare() > 0 and (chunk.call.id not in self._joining or self._idle() > 0)
+
     def _ahead(self) -> int:
         """Return how many chunks are worth keeping in line: none, unless they are short."""
         if self._seconds is None:
             return 0
-        return self.engine.size * min(DEEPEST, int(WORTH / max(self._seconds, 1e-6)))
+        least = int(bool(self._joined) and self._seconds < LINE)
+        return self.engine.size * max(least, min(DEEPEST, int(WORTH / max(self._seconds, 1e-6))))
 
     def submit(self, chunk: Chunk) -> None:
         """Have a chunk run."""
         self.busy[chunk.id] = chunk.call.id
         if self.engine.inline:
             self._queue.put(chunk)
-        elif self._line or self._spare() <= 0:
-            self._line[chunk.id] = chunk
-        else:
-            self._give(chunk)
+            return
+        self._line[chunk.id] = chunk
+        if chunk.unit is not None:
+            self._joining.add(chunk.call.id)
+        self._fill()
+        if self._stuck:
+            self._give_back()
+        elif chunk.id in self._line and chunk.call.id in self._joining and not self._looking:
+            self._look_later()
+
+    def _impatient(self) -> list[int]:
+        """Return what waits in line and shall not wait for long."""
+        return [chunk.id for chunk in self._line.values() if chunk.call.id in self._joining]
+
+    def _look_later(self) -> None:
+        self._looking = True
+        self._loop.call_later(PATIENCE, self._look, self._ended)
+
+    def _look(self, ended: int) -> None:
+        """Whether the line goes on."""
+        self._looking = False
+        if self._ended != ended and self._impatient():
+            self._look_later()
+        elif not self._stopping:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Each worker has a slow task: give back what shall not wait for that."""
+        doomed = self._impatient()
+        if doomed:
+            self._stuck = True
+            self._take(self, self._strike(doomed))
+
+    def _strike(self, doomed: list[int]) -> list[Event]:
+        """Take chunks out of the line; return what is to be said of them."""
+        for chunk in doomed:
+            del self._line[chunk]
+            del self.busy[chunk]
+        return [Returned(chunk) for chunk in doomed]
 
     def _give(self, chunk: Chunk) -> None:
+        if chunk.call.id in self._joining:
+            self._joined.add(chunk.id)
         chunk = self._held(chunk)
         if chunk.call.id not in self._calls:
             self._calls.add(chunk.call.id)
@@ -111,15 +176,22 @@ class Gateway:
 
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Stop a chunk; nothing more is said of it."""
-        self.busy.pop(chunk.id, None)
+        self._over(chunk.id)
         if not self.engine.inline and self._line.pop(chunk.id, None) is None:
             self.engine.cancel(chunk, kill)
             self._loop.call_soon(self._fill)  # not at once: others of the line may be cancelled as well
 
     def drop(self, chunk: Chunk) -> None:
         """Forget a chunk: the engine cannot run anything."""
-        self.busy.pop(chunk.id, None)
+        self._over(chunk.id)
         self._line.pop(chunk.id, None)
+
+    def _over(self, chunk: int) -> None:
+        """A chunk is not with it any more."""
+        self.busy.pop(chunk, None)
+        self._joined.discard(chunk)
+        self._ended += 1
+        self._stuck = False
 
     def end_session(self, session: Session, *, leave: bool) -> None:
         """Have workers take a session down; if they are to leave it, ``SessionOver`` follows."""
@@ -139,6 +211,7 @@ class Gateway:
 
     def close(self, call: Call) -> None:
         """Forget a call."""
+        self._joining.discard(call.id)
         if call.id in self._calls:
             self._calls.discard(call.id)
             self.engine.close(call)
@@ -190,20 +263,16 @@ class Gateway:
             if isinstance(event, Outcomes) and event.last:
                 past = event.seconds if self._seconds is None else self._seconds
                 self._seconds = MEMORY * past + (1 - MEMORY) * event.seconds
-            if isinstance(event, OF_A_CHUNK) and not (isinstance(event, Outcomes) and not event.last):
-                self.busy.pop(event.chunk, None)
+            if isinstance(event, OF_A_CHUNK) and is_last(event):
+                self._over(event.chunk)
         self._fill()
         self._take(self, events)
 
     def _give_up_line(self, call: int | None) -> list[Event]:
         """Return what waits in line of a call that cannot be set up; else workers would try that for each."""
-        doomed = [chunk.id for chunk in self._line.values() if chunk.call.id == call]
-        for chunk in doomed:
-            del self._line[chunk]
-            del self.busy[chunk]
-        return [Returned(chunk) for chunk in doomed]
+        return self._strike([chunk.id for chunk in self._line.values() if chunk.call.id == call])
 
     def _fill(self) -> None:
         """Give the engine what waits in line, as it has room."""
-        while self._line and not self._stopping and self._spare() > 0:
+        while self._line and not self._stopping and self._has_place_for(next(iter(self._line.values()))):
             self._give(self._line.popitem(last=False)[1])

@@ -2,7 +2,8 @@
 
 GRAB_JOB_UNIQ ─▶ JOB_ASSIGN_UNIQ   there are more: ask for twice as many at once
                  NO_JOB            ask for no more; once nothing is asked for, sleep (PRE_SLEEP)
-                 NOOP              there is something again
+                 NOOP              there is something again: ask for two, so that if there was but one job,
+                                   this is known along with it, and nothing is left to ask while it runs
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Line:
     def got_job(self) -> None:
         """A job has come."""
         self.asked -= 1
-        self.window, self.empty = min(WINDOW, 2 * self.window), False
+        self.empty = False
+        if self.worth_asking:
+            self.window = min(WINDOW, 2 * self.window)
 
     def got_none(self) -> bool:
         """The server has none; return whether to sleep now."""
@@ -48,6 +51,12 @@ class Line:
     def was_woken(self) -> None:
         """The server has something again."""
         self.asleep = self.empty = False
+        self.window = 2
+
+    @property
+    def worth_asking(self) -> bool:
+        """Whether half of what was asked for has been answered, so that there is a good deal to ask for."""
+        return 2 * self.asked < self.window and not (self.asleep or self.empty)
 
 
 def share_out(room: int, lines: Sequence[Line]) -> list[int]:
@@ -65,7 +74,7 @@ def share_out(room: int, lines: Sequence[Line]) -> list[int]:
     asks = []
     for line in lines:
         least = int(free and not line.asked)
-        ask = 0 if line.asleep or line.empty else max(least, min(room, line.window - line.asked))
+        ask = max(least, min(room, line.window - line.asked)) if line.worth_asking else 0
         line.asked += ask
         room -= ask
         asks.append(ask)

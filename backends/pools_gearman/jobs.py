@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pools_core.calls import Chunk, Outcomes
+from pools_core.calls import Chunk, Outcomes, Shortened
 from pools_core.frames import Relayed
 from pools_core.protocol import Logged, SessionOver
 from pools_gearman.client_sessions import Record
-from pools_gearman.connection import Link
+from pools_gearman.cutting import first_of
+from pools_gearman.link import Link
 from pools_gearman.signing import RefusedFrameError, Why
-from pools_gearman.wire import OF_A_CHUNK, NodeId
+from pools_gearman.wire import OF_A_CHUNK, NodeId, is_last
 
 __all__ = ["Job", "JobBook", "Server"]
 
@@ -66,8 +67,8 @@ class Job:
     record: Record | None = None
     said: list[Relayed] = field(default_factory=list)
 
-    def accept(self, chunk: Chunk, number: int, event: Relayed, *, last: bool) -> None:
-        """Take note of what was said of its chunk.
+    def accept(self, chunk: Chunk, number: int, event: Relayed, *, last: bool) -> Chunk:
+        """Take note of what was said of its chunk, and return what is left of that.
 
         Args:
             chunk: its chunk.
@@ -81,8 +82,7 @@ class Job:
         if isinstance(event, Logged):
             fits = not last
         else:
-            ends = event.last if isinstance(event, Outcomes) else True
-            fits = isinstance(event, OF_A_CHUNK) and event.chunk == chunk.id and ends is last
+            fits = isinstance(event, OF_A_CHUNK) and event.chunk == chunk.id and is_last(event) is last
         if number != self.number or not fits:
             raise RefusedFrameError(Why.REPLAYED)
         self.number += 1
@@ -90,6 +90,11 @@ class Job:
             if event.first < self.received or event.first + event.size > chunk.size:
                 raise RefusedFrameError(Why.MALFORMED)
             self.received = event.first + event.size
+        elif isinstance(event, Shortened):
+            if chunk.unit is None or event.size % chunk.unit or not self.received < event.size < chunk.size:
+                raise RefusedFrameError(Why.MALFORMED)
+            self.chunk = chunk = first_of(chunk, event.size)
+        return chunk
 
     def add_said(self, number: int, event: Relayed, *, last: bool) -> None:
         """Take note of a part of the answer to the question what came of a session's end.

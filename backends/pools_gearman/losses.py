@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pools_core.calls import Chunk
+from pools_core.calls import Chunk, Convention
 from pools_core.errors import TransportError
 from pools_core.protocol import ChunkLost, Interrupted, WorkerDied
 from pools_gearman.client_sessions import NodeLostError, NodeSilentError
@@ -21,23 +21,33 @@ MOST: Final = 3
 
 
 class Suspects:
-    """Counts how many nodes died under which task."""
+    """Counts how many nodes died under which task.
+
+    A task of a map is known by its index, whatever chunk it is in.  Single tasks have none: they are known by
+    their chunk, which goes again as it is.
+    """
 
     def __init__(self) -> None:
         self._deaths: dict[tuple[int, int], int] = {}
 
-    def died(self, call: int, task: int) -> bool:
-        """A node died under a task; return whether that is to blame."""
-        deaths = self._deaths.pop((call, task), 0) + 1
+    def died(self, chunk: Chunk, received: int) -> bool:
+        """A node died under the first task that is not reported of a chunk; return whether to blame it."""
+        key = chunk.call.id, -chunk.id if is_single(chunk) else chunk.start + received
+        deaths = self._deaths.pop(key, 0) + 1
         if deaths >= MOST:
             return True
-        self._deaths[call, task] = deaths
+        self._deaths[key] = deaths
         return False
 
     def close_call(self, call: int) -> None:
         """Forget the tasks of a call."""
         if self._deaths:
             self._deaths = {key: deaths for key, deaths in self._deaths.items() if key[0] != call}
+
+
+def is_single(chunk: Chunk) -> bool:
+    """Whether it holds single tasks: ``apply``, ``submit``."""
+    return chunk.call.convention is Convention.APPLY
 
 
 class Losses:
@@ -70,10 +80,14 @@ class Losses:
         record = client.sessions.of(chunk)
         if record is not None:
             client.sessions.gave_up(record)
-        blamed = by_node and not client.settings.at_most_once
-        if blamed and self.suspects.died(chunk.call.id, chunk.start + job.received):
+        begun = job.received > 0
+        if not by_node or client.settings.at_most_once or (begun and is_single(chunk)):
+            self.interrupted(chunk, job.received, why)
+        elif self.suspects.died(chunk, job.received):
             died = WorkerDied("a node", 0, f"a node of namespace {client.settings.namespace}", None)
             client.post([ChunkLost(chunk.id, job.received, died)])
+        elif is_single(chunk):
+            client.submit(chunk)
         else:
             self.interrupted(chunk, job.received, why)
 

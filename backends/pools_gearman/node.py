@@ -21,10 +21,10 @@ from typing import Any, Final
 from pools_core.calls import SessionEnded
 from pools_core.protocol import Broken, Engine, Event, Logged, SessionLost, SessionOver, WorkerDied
 from pools_gearman import wire
-from pools_gearman.connection import Link, end_links
 from pools_gearman.envelopes import Envelopes
 from pools_gearman.gateway import Gateway
 from pools_gearman.intake import Line, share_out
+from pools_gearman.link import Link, end_links
 from pools_gearman.node_care import NodeCare
 from pools_gearman.node_jobs import NodeJobs
 from pools_gearman.node_requests import NodeRequests
@@ -215,16 +215,16 @@ class Node:
 
     def _announce_on(self, link: Link) -> None:
         assert link.connection is not None
-        node = NodeId(self.own.name, self._token, self.slots)
+        node = NodeId(self.own.name, self._token, self.slots, self.gateway.engine.shortens)
         link.connection.send(Command.SET_CLIENT_ID, self.names.node_connection(node))
 
     # --- what servers say -----------------------------------------------------------------------------
 
     def grab(self) -> None:
         """Ask for as many jobs as there is room for."""
-        if self.state != "open":
-            return
         links = [link for link in self.work if link.state is not None]
+        if self.state != "open" or not any(link.state.worth_asking for link in links):
+            return
         room = self.gateway.room() - sum(len(old.busy) for old in self._retiring)
         asks = share_out(room, [link.state for link in links])
         for link, count in zip(links, asks, strict=True):

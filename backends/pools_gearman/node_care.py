@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pools_core.errors import TransportError
-from pools_gearman.connection import Link
 from pools_gearman.envelopes import printable
+from pools_gearman.link import Link
 from pools_gearman.packets import Command
 from pools_gearman.watch import beat
 

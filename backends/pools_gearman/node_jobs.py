@@ -16,17 +16,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pools_core import logs
-from pools_core.calls import Call, Chunk, Outcomes, SetupFailed, type_buffer
+from pools_core.calls import Call, Chunk, Outcomes, SetupFailed, Shortened, type_buffer
 from pools_core.errors import TransportError, UnsupportedOptionError
 from pools_core.protocol import Broken, ChunkLost, Interrupted, Logged
 from pools_gearman import wire
 from pools_gearman.bodies import Kind
 from pools_gearman.callcache import CallCache, KnownCall
-from pools_gearman.connection import Link
+from pools_gearman.cutting import first_of
 from pools_gearman.envelopes import client_of, printable
 from pools_gearman.failing import fail_some, portable_failure
 from pools_gearman.gateway import Gateway
 from pools_gearman.levels import Levels
+from pools_gearman.link import Link
 from pools_gearman.packets import Command, Packet
 from pools_gearman.signing import RefusedFrameError, Why
 from pools_gearman.wire import ChunkEvent, Lacking
@@ -145,11 +146,14 @@ class NodeJobs:
                 node.envelopes.send(link, handle, (job_id, function), wire.encode_need(run, lacking))
                 return
             sent = job.open_chunk(call.sent)
+            taken = self._what_fits(sent)
         except Exception as error:  # signed, yet not what we know: another version of the core
             log.warning("job %s cannot be read: %s", printable(job_id), error)
             raise RefusedFrameError(Why.VERSION) from error
-        chunk = sent._replace(id=next(self._chunk_ids), call=call.local)
+        chunk = taken._replace(id=next(self._chunk_ids), call=call.local)
         held = Held(job_id, handle, link, sent.id, chunk, call, node.gateway, run)
+        if taken.size < sent.size:
+            self._send(held, wire.encode_event_body(run, Shortened(sent.id, taken.size)), last=False)
         refused = self._unable(call)
         if refused is not None:
             self._fail(held, UnsupportedOptionError(refused, f"{node.own.pool} (node {node.own.name})"))
@@ -183,6 +187,15 @@ class NodeJobs:
             return call, Lacking.CALL
         return None, lacking if job.call else lacking | Lacking.CALL
 
+    def _what_fits(self, chunk: Chunk) -> Chunk:
+        """Return what the local pool may run of a chunk: of several units the first, unless it shortens them.
+
+        Callers that know of this node send it none; it may have come since they looked.
+        """
+        if chunk.unit is None or chunk.size <= chunk.unit or self._node.gateway.engine.shortens:
+            return chunk
+        return first_of(chunk, chunk.unit)
+
     def _unable(self, call: KnownCall) -> str | None:
         """Return the name of an option of a call that the local pool cannot honour."""
         if "task_timeout" in self._node.gateway.engine.capabilities:
@@ -207,8 +220,10 @@ class NodeJobs:
         held = self.held.get(event.chunk)
         if held is None:
             return
-        last = event.last if isinstance(event, Outcomes) else True
-        if isinstance(event, Outcomes):
+        last = wire.is_last(event)
+        if isinstance(event, Shortened):
+            held.chunk = held.chunk._replace(size=event.size)
+        elif isinstance(event, Outcomes):
             held.seconds += event.seconds
             self.tally.tasks += event.size
             self.tally.failed += len(event.failures)

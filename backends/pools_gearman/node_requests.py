@@ -16,10 +16,10 @@ from pools_core.errors import TransportError
 from pools_core.protocol import SessionLost, SessionOver
 from pools_gearman import wire
 from pools_gearman.bodies import Kind, decode_json, encode_json
-from pools_gearman.connection import Link
 from pools_gearman.control import perform
 from pools_gearman.envelopes import client_of
 from pools_gearman.failing import fail_end
+from pools_gearman.link import Link
 from pools_gearman.packets import Command, Packet
 from pools_gearman.signing import RefusedFrameError, Why
 

@@ -25,8 +25,8 @@ from pools_gearman.settings import GearmanSettings
 
 if TYPE_CHECKING:
     from pools_gearman.client import Client
-    from pools_gearman.connection import Link
     from pools_gearman.jobs import Job
+    from pools_gearman.link import Link
 
 __all__ = ["Watch", "beat"]
 

@@ -21,7 +21,17 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pools_core import frames
-from pools_core.calls import Call, Chunk, Outcomes, Refused, Returned, SetupFailed, type_buffer, type_part
+from pools_core.calls import (
+    Call,
+    Chunk,
+    Outcomes,
+    Refused,
+    Returned,
+    SetupFailed,
+    Shortened,
+    type_buffer,
+    type_part,
+)
 from pools_core.frames import Relayed, decode_chunk, decode_relayed, encode_chunk, encode_relayed
 from pools_core.protocol import ChunkLost
 from pools_gearman.bodies import Body, Kind, join
@@ -43,6 +53,7 @@ __all__ = [
     "encode_provide",
     "encode_run",
     "first_run",
+    "is_last",
     "new_token",
     "next_run",
     "node_of",
@@ -50,9 +61,14 @@ __all__ = [
     "refusal",
 ]
 
-ChunkEvent = Outcomes | Refused | Returned | SetupFailed | ChunkLost
-OF_A_CHUNK: Final = (Outcomes, Refused, Returned, SetupFailed, ChunkLost)
-"""What is said of a chunk; all but ``Outcomes`` end it."""
+ChunkEvent = Outcomes | Refused | Returned | SetupFailed | Shortened | ChunkLost
+OF_A_CHUNK: Final = (Outcomes, Refused, Returned, SetupFailed, Shortened, ChunkLost)
+"""What is said of a chunk."""
+
+
+def is_last(event: ChunkEvent) -> bool:
+    """Whether nothing more will be said of the chunk."""
+    return event.last if isinstance(event, Outcomes) else not isinstance(event, Shortened)
 
 
 # ── jobs ──
@@ -260,6 +276,9 @@ def read_refusal(data: type_buffer) -> Why | None:
 
 # ── names ──
 
+_WHOLE: Final = "w"
+"""Behind a node's number of slots: it runs chunks whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeId:
@@ -269,11 +288,13 @@ class NodeId:
         name: the node's name.
         token: random; another process of the same name has another.
         slots: how many tasks it can run at once; 0 when it takes no more.
+        shortens: whether it gives back the end of a chunk of several units when a task is slow.
     """
 
     name: str
     token: str
     slots: int
+    shortens: bool = True
 
 
 class Names:
@@ -298,7 +319,8 @@ class Names:
 
     def node_connection(self, node: NodeId) -> bytes:
         """Return the id of a node's connection."""
-        return f"{self._prefix}node/{node.name}/{node.token}/{node.slots}".encode()
+        mark = "" if node.shortens else _WHOLE
+        return f"{self._prefix}node/{node.name}/{node.token}/{node.slots}{mark}".encode()
 
     def client_connection(self, client: str) -> bytes:
         """Return the id of a client's connection."""
@@ -315,8 +337,10 @@ class Names:
         found = {}
         for name in _ids(lines):
             parts = name.removeprefix(mark).split("/")
-            if name.startswith(mark) and len(parts) == 3 and parts[2].isdigit():
-                found[parts[1]] = NodeId(parts[0], parts[1], min(int(parts[2]), 1 << 20))
+            slots = parts[-1].removesuffix(_WHOLE)
+            if name.startswith(mark) and len(parts) == 3 and slots.isdecimal():
+                shortens = not parts[2].endswith(_WHOLE)
+                found[parts[1]] = NodeId(parts[0], parts[1], min(int(slots), 1 << 20), shortens)
         return found
 
 

@@ -11,8 +11,8 @@ from typing import Final
 from pools_core.config import ConfigSource
 from pools_core.protocol import Engine
 from pools_core.registry import MakePool
-from pools_gearman.connection import tls_context
 from pools_gearman.engine import make_signer
+from pools_gearman.link import tls_context
 from pools_gearman.node import Node
 from pools_gearman.settings import GearmanSettings, NodeSettings
 from pools_gearman.shared_loop import SharedLoop

@@ -47,7 +47,7 @@ class Steps:
 def one_by_one(config: str, measure: Callable[[Callable[[int], object]], None]) -> None:
     """Let a pool map with chunks of one task."""
     with MakePool("gearman", config=config) as pool:
-        measure(lambda count: pool.map(tasks.identity, range(count), 1))
+        measure(lambda count: pool.map(tasks.identity, range(count), n_splits=count))
 
 
 def at_once(config: str, measure: Callable[[Callable[[int], object]], None]) -> None:

@@ -133,15 +133,17 @@ def test_a_server_with_few_jobs_for_its_nodes_is_the_better_one():
 
 
 def test_a_task_under_which_three_nodes_died_is_to_blame():
-    """And no other: a node may die for reasons of its own."""
+    """Whatever chunk it was in, and no other: a node may die for reasons of its own."""
     suspects = Suspects()
-    assert [suspects.died(1, 5), suspects.died(1, 6), suspects.died(1, 5)] == [False] * 3
-    assert suspects.died(1, 5)
-    assert not suspects.died(1, 5)  # begins anew
-    suspects.died(2, 6)
+    later = CHUNK._replace(id=8, start=5)
+    assert [suspects.died(*task) for task in [(CHUNK, 5), (CHUNK, 6), (later, 0)]] == [False] * 3
+    assert suspects.died(CHUNK, 5)
+    assert not suspects.died(CHUNK, 5)  # begins anew
+    other = CHUNK._replace(call=CALL._replace(id=2))
+    suspects.died(other, 6)
     suspects.close_call(1)
-    suspects.died(2, 6)
-    assert suspects.died(2, 6)
+    suspects.died(other, 6)
+    assert suspects.died(other, 6)
 
 
 # --- a node takes jobs --------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ def test_a_node_asks_for_more_at_once_the_more_it_gets():
         asked.append(ask)
         for _ in range(ask):
             line.got_job()
-    assert asked[:3] == [1, 2, 8]
+    assert asked[:3] == [1, 2, 4]
     assert max(asked) == WINDOW
 
 
@@ -181,7 +183,10 @@ def test_a_server_that_has_none_is_left_alone_until_it_wakes_the_node():
     assert line.got_none()
     assert share_out(9, [line]) == [0]
     line.was_woken()
-    assert share_out(9, [line]) == [1]
+    assert share_out(9, [line]) == [2], "and if there is but one, it says so along with it"
+    line.got_job()
+    assert share_out(9, [line]) == [0], "that is still to come"
+    assert line.got_none()
 
 
 def test_a_node_forgets_the_calls_that_it_has_not_used_for_longest():

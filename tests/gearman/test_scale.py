@@ -75,7 +75,8 @@ def test_packets_and_bytes_of_a_task_do_not_grow_with_the_number_of_tasks(counte
     for count in (few, many):
         chunks = count // 10
         with traffic.counted():
-            assert sum(counted_pool.map(tasks.identity, range(count), 10)) == count * (count - 1) // 2
+            found = counted_pool.map(tasks.identity, range(count), n_splits=chunks)
+        assert sum(found) == count * (count - 1) // 2
         sent, received = traffic.packets
         assert sent < 1.2 * chunks + 50, "what is more than one each asks how it stands with a job"
         assert received < 2.4 * chunks + 50
@@ -92,6 +93,26 @@ def test_small_tasks_go_in_few_packets(counted_pool, traffic):
 
     assert sum(traffic.packets) < count / 100
     assert sum(traffic.bytes) < 20 * count
+
+
+def test_small_tasks_that_may_not_wait_for_one_another_go_in_few_packets_too(counted_pool, traffic):
+    """Though each is a chunk of its own, as whoever calls sees it."""
+    count = 20_000 * SCALE
+    with traffic.counted():
+        assert counted_pool.map(tasks.identity, range(count), chunksize=1) == list(range(count))
+
+    assert sum(traffic.packets) < count / 20
+    assert sum(traffic.bytes) < 30 * count
+
+
+def test_a_burst_of_single_tasks_goes_in_few_packets(counted_pool, traffic):
+    """They go together while they wait in line."""
+    count = 2_000 * SCALE
+    with traffic.counted():
+        futures = [counted_pool.submit(tasks.identity, number) for number in range(count)]
+        assert [future.result(60) for future in futures] == list(range(count))
+
+    assert sum(traffic.packets) < count
 
 
 def steps(*words: object) -> tuple[float, float]:

@@ -1,0 +1,303 @@
+"""What client and node do about chunks of several units; the parts by themselves: no server, no node."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+
+import pytest
+
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Returned, Shortened
+from pools_core.payload import pack_batch, unpack, unpack_batch
+from pools_core.protocol import Engine
+from pools_gearman import wire
+from pools_gearman.bodies import split
+from pools_gearman.cutting import first_of
+from pools_gearman.gateway import Gateway
+from pools_gearman.jobs import Job
+from pools_gearman.losses import MOST, Suspects
+from pools_gearman.shared_loop import SharedLoop
+from pools_gearman.signing import RefusedFrameError
+from pools_gearman.wire import Names, NodeId
+
+CALL = Call(1, Packed(b"nabs"))
+CHUNK = Chunk(7, CALL, 100, 10, pack_batch(range(10), "argument"), unit=2)
+SECONDS = 10
+
+
+def outcomes(first, size, last=False):
+    return Outcomes(CHUNK.id, first, size, Packed(b""), last=last)
+
+
+def job_of(chunk=CHUNK):
+    return Job(b"a-1.1", b"run", None, chunk)
+
+
+# --- a chunk's first tasks ----------------------------------------------------------------------------
+
+
+class Opened:
+    """Says when it is unpickled."""
+
+    opened = 0
+
+    def __init__(self, number):
+        self.number = number
+
+    def __setstate__(self, state):
+        type(self).opened += 1
+        self.number = state["number"]
+
+
+@pytest.mark.parametrize(
+    "items", [range(10), list(range(10)), [(number, "x") for number in range(10)], [bytes(400_000)] * 10]
+)
+def test_plain_items_are_cut(items):
+    chunk = first_of(CHUNK._replace(items=pack_batch(items, "argument")), 4)
+    assert (chunk.id, chunk.start, chunk.size, chunk.unit) == (7, 100, 4, 2)
+    assert list(unpack_batch(chunk.items)[0]) == list(items)[:4]
+
+
+@pytest.mark.parametrize("nbytes", [10, 400_000])
+def test_items_that_are_pickled_are_cut_and_not_opened(nbytes):
+    """Large buffers of theirs go along, and those of the others do not."""
+    Opened.opened = 0
+    items = [{"object": Opened(number), "data": bytearray([number]) * nbytes} for number in range(10)]
+    chunk = first_of(CHUNK._replace(items=pack_batch(items, "argument")), 2)
+    assert Opened.opened == 0
+    elements, sealed = unpack_batch(chunk.items)
+    found = [unpack(element) for element in elements]
+    assert sealed and [one["object"].number for one in found] == [0, 1]
+    assert [one["data"] for one in found] == [one["data"] for one in items[:2]]
+    assert chunk.items.nbytes < 2 * nbytes + 1_000
+    assert chunk.unit is None, "one unit is all of it"
+
+
+# --- a job that is shortened --------------------------------------------------------------------------
+
+
+def test_a_job_goes_on_with_what_is_left():
+    job = job_of()
+    assert job.accept(CHUNK, 0, outcomes(0, 3), last=False) is CHUNK
+    left = job.accept(CHUNK, 1, Shortened(7, 4), last=False)
+    assert left is job.chunk and left.size == 4
+    assert list(unpack_batch(left.items)[0]) == [0, 1, 2, 3]
+    job.accept(left, 2, outcomes(3, 1, last=True), last=True)
+    assert (job.number, job.received) == (3, 4)
+
+
+def test_nothing_more_is_heard_of_what_was_given_back():
+    job = job_of()
+    left = job.accept(CHUNK, 0, Shortened(7, 4), last=False)
+    with pytest.raises(RefusedFrameError):
+        job.accept(left, 1, outcomes(3, 2), last=False)
+    assert job.received == 0
+
+
+@pytest.mark.parametrize("size", [0, 2, 3, 10, 12, (1 << 32) - 2])
+def test_what_cannot_be_left_is_refused(size):
+    """Less than is reported, all, more, or a part of a unit; the job stays as it was."""
+    job = job_of()
+    job.accept(CHUNK, 0, outcomes(0, 2), last=False)
+    with pytest.raises(RefusedFrameError):
+        job.accept(CHUNK, 1, Shortened(7, size), last=False)
+    assert job.chunk is CHUNK
+
+
+@pytest.mark.parametrize(
+    ("chunk", "number", "event", "last"),
+    [
+        (CHUNK, 0, Shortened(8, 4), False),  # another chunk's
+        (CHUNK, 0, Shortened(7, 4), True),  # it says that the job is over
+        (CHUNK, 1, Shortened(7, 4), False),  # one was left out
+        (CHUNK._replace(unit=None), 0, Shortened(7, 4), False),  # it has no units
+    ],
+)
+def test_a_shortening_that_does_not_come_next_is_refused(chunk, number, event, last):
+    job = job_of(chunk)
+    with pytest.raises(RefusedFrameError):
+        job.accept(chunk, number, event, last=last)
+    assert job.chunk is chunk
+
+
+def test_it_travels_as_other_events_do():
+    (body,) = wire.encode_event_body(9, Shortened(7, 4))
+    assert wire.decode_event_body(split(memoryview(body))) == (9, Shortened(7, 4))
+    assert not wire.is_last(Shortened(7, 4))
+
+
+# --- who is to blame ----------------------------------------------------------------------------------
+
+
+def test_single_tasks_are_told_apart_by_their_chunks():
+    """All of a function have the same index, and many may be on a node that dies."""
+    suspects = Suspects()
+    call = CALL._replace(convention=Convention.APPLY)
+    chunks = [Chunk(number, call, 0, 1, Packed(b"")) for number in range(1, 50)]
+    for _ in range(MOST - 1):
+        assert not any(suspects.died(chunk, 0) for chunk in chunks)
+    assert all(suspects.died(chunk, 0) for chunk in chunks)
+
+
+# --- what nodes say of themselves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shortens", [True, False])
+def test_a_node_says_whether_it_shortens(shortens):
+    names = Names("space")
+    node = NodeId("n1", "t1", 4, shortens)
+    line = f"12 127.0.0.1 {names.node_connection(node).decode()} : pools/space/run"
+    assert names.nodes([line]) == {"t1": node}
+
+
+@pytest.mark.parametrize("slots", ["w", "ww", "4ww", "4x", "-4", "\u00b2", ""])
+def test_whoever_calls_itself_a_node_and_makes_no_sense_is_none(slots):
+    """Anybody can connect to a job server, under any name."""
+    names = Names("space")
+    assert names.nodes([f"12 127.0.0.1 pools/space/node/n1/t1/{slots} : pools/space/run"]) == {}
+
+
+# --- a node's gateway ---------------------------------------------------------------------------------
+
+
+class ShorteningEngine(Engine):
+    """Takes any number of chunks, and says what the test has it say."""
+
+    size = 2
+    shortens = True
+
+    def __init__(self):
+        self.given = []
+        self._said = queue.SimpleQueue()
+
+    def room(self):
+        return 64 - len(self.given)
+
+    def submit(self, chunk):
+        self.given.append(chunk.id)
+
+    def say(self, *events):
+        self._said.put(events)
+
+    def wait(self, timeout=None):
+        return self._said.get()
+
+    def wake(self):
+        self._said.put(())
+
+    def open(self, call): ...
+    def close(self, call): ...
+    def end(self, session, leave): ...
+    def cancel(self, chunk, kill): ...
+    def shutdown(self, wait, kill): ...
+
+
+class Bench:
+    """A gateway in a loop that a thread runs."""
+
+    def __init__(self):
+        self.loop = SharedLoop()
+        self.engine = ShorteningEngine()
+        self.heard = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+
+    def __enter__(self):
+        self._thread.start()
+        self.inside(self._make)
+        return self
+
+    def _make(self):
+        self.gateway = Gateway(self.engine, lambda _, events: self.heard.put(list(events)))
+
+    def inside(self, function, *args):
+        """Do something in the loop's own thread, as packets do; return what comes of it."""
+
+        async def act():
+            return function(*args)
+
+        return asyncio.run_coroutine_threadsafe(act(), self.loop).result(SECONDS)
+
+    def submit(self, *numbers, unit=1):
+        for number in numbers:
+            self.inside(self.gateway.submit, CHUNK._replace(id=number, unit=unit))
+
+    def hear(self):
+        return self.heard.get(timeout=SECONDS)
+
+    def __exit__(self, *_):
+        self.gateway.end(kill=True)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(SECONDS)
+        self.loop.close()
+
+
+def ended(number):
+    return Outcomes(number, 0, 10, Packed(b""))
+
+
+def test_nothing_waits_in_the_engines_own_line_behind_units():
+    with Bench() as bench, bench.loop.lock:  # so that no time passes for the loop
+        bench.gateway.submit(CHUNK._replace(id=1))
+        for number in (2, 3):
+            bench.gateway.submit(CHUNK._replace(id=number, unit=None))
+        assert bench.engine.given == [1, 2], "others of the same call do not either"
+
+
+def test_without_units_the_engines_line_is_used():
+    with Bench() as bench:
+        bench.submit(1, 2, 3, unit=None)
+        assert bench.engine.given == [1, 2, 3]
+
+
+def test_what_waits_for_long_goes_back_and_nothing_is_fetched():
+    """Until one has ended; what was asked for before goes back, too."""
+    with Bench() as bench:
+        bench.submit(1, 2)
+        bench.engine.say(Shortened(1, 2), Shortened(2, 2))
+        assert bench.hear() == [Shortened(1, 2), Shortened(2, 2)]
+        assert set(bench.gateway.busy) == {1, 2}
+        bench.submit(3)
+        assert bench.hear() == [Returned(3)]
+        assert bench.inside(bench.gateway.room) == 0
+        bench.submit(4)
+        assert bench.hear() == [Returned(4)]
+
+        bench.engine.say(ended(1))
+        assert bench.hear() == [ended(1)]
+        assert bench.inside(bench.gateway.room) > 0
+        bench.submit(5)
+        assert bench.engine.given == [1, 2, 5]
+
+
+def test_what_may_wait_does():
+    """Chunks of a call that has no units."""
+    with Bench() as bench:
+        bench.submit(1, 2)
+        other = CALL._replace(id=2)
+        bench.inside(bench.gateway.submit, CHUNK._replace(id=3, call=other, unit=None))
+        bench.submit(4)
+        assert bench.hear() == [Returned(4)]
+        bench.engine.say(ended(1))
+        assert bench.hear() == [ended(1)]
+        assert bench.engine.given == [1, 2, 3]
+
+
+def test_what_is_cancelled_makes_way():
+    with Bench() as bench:
+        bench.submit(1, 2, 3)
+        assert bench.hear() == [Returned(3)]
+        bench.inside(bench.gateway.cancel, CHUNK._replace(id=2), True)
+        bench.submit(4)
+        assert bench.engine.given == [1, 2, 4]
+
+
+def test_a_call_that_is_over_is_forgotten():
+    """Its number may be another's later."""
+    with Bench() as bench:
+        bench.submit(1)
+        bench.engine.say(ended(1))
+        bench.hear()
+        bench.inside(bench.gateway.close, CALL)
+        bench.submit(2, 3, 4, unit=None)
+        assert bench.engine.given == [1, 2, 3, 4]
