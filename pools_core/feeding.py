@@ -50,7 +50,13 @@ class Feeder:
         """Pull and pack chunks of a call for as long as the engine or the stock has room."""
         if isinstance(flow, TaskFlow):
             self._feed_single(flow)
-            return
+        elif isinstance(flow, MapFlow) and flow.begins_at_hand:
+            with self._pump.engine.together():
+                self._feed_chunks(flow)
+        else:
+            self._feed_chunks(flow)
+
+    def _feed_chunks(self, flow: Flow) -> None:
         pump = self._pump
         engine = pump.engine
         while not flow.is_over():

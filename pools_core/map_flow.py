@@ -94,6 +94,11 @@ class MapFlow(Flow):
         return self._length
 
     @property
+    def begins_at_hand(self) -> bool:
+        """Whether nothing has been pulled yet, and pulling runs none of the user's code."""
+        return self._sequence is not None and self._pulled == 0
+
+    @property
     def iterates(self) -> bool:
         """Whether results are handed on one by one, at the consumer's pace."""
         return self._iterating is not None

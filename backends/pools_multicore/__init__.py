@@ -64,11 +64,11 @@ def MakePool(config: ConfigSource = None, **options: Any) -> MulticorePool:
     Raises:
         ConfigError, UnsupportedOptionError, TypeError, ValueError: see ``pools_core.MakePool``.
     """
-    from pools_core.config import as_options, settings
-    from pools_multicore.pool import MulticorePool
+    from pools_core.config import settings
+    from pools_multicore.pool import pool_with
     from pools_multicore.settings import MulticoreSettings
 
-    return MulticorePool(**as_options(settings(MulticoreSettings, "multicore", config, options)))
+    return pool_with(settings(MulticoreSettings, "multicore", config, options))
 
 
 def RunMain(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ gone; nobody sends a goodbye, and a frame that was cut off by it never came.
 
 from __future__ import annotations
 
+import mmap
 import socket
 import struct
 from collections import deque
@@ -99,7 +100,8 @@ class FrameReader:
         self._find = find
         self.total = 0
         """Bytes so far."""
-        self._buffer = bytearray(BUFFER)
+        # Pages that nobody has written yet cost nothing; a ``bytearray`` would write them all.
+        self._buffer = mmap.mmap(-1, BUFFER, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0

@@ -1,5 +1,9 @@
 """The workers that an engine has: begins them, sends them what is for them, and lets go of them.
 
+A worker begins in two steps.  First come its descriptors and its line, and what is for it goes into the line.
+Then comes the process, which finds it there.  So several processes can be started with nothing between them:
+after a fork the parent, too, pays for each page that it writes, and a second fork is then all it has to do.
+
 All of this is under the engine's lock.
 """
 
@@ -63,26 +67,49 @@ class Crew:
         self.starter = Starter(settings.start_method)
         self.workers: dict[int, WorkerHandle] = {}
         """The workers by their slots."""
+        self.has_unborn = False
+        """Whether there may be workers whose processes have not been started."""
         self.failed_starts = 0
         """Workers that died one after another before they were ready, or could not be started."""
 
     # --- their beginning ----------------------------------------------------------------------------
 
-    def start(self, slot: int | None = None) -> bool:
-        """Start a worker, in a slot that may be given; False to give up."""
+    def add(self, slot: int | None = None) -> bool:
+        """Make a worker, in a slot that may be given; ``start`` starts its process.  False: gave up."""
         check_not_importing_main()
         try:
-            self._start_one(self._free_slot() if slot is None else slot)
-        except OSError as error:  # no process or descriptor to be had, or the fork server died
-            self.failed_starts += 1
-            if self.failed_starts >= STARTS and not self.workers:
-                self.give_up(TransportError(f"no worker process can be started: {error}"))
-                return False
+            self._add_one(self._free_slot() if slot is None else slot)
+        except OSError as error:  # no descriptor to be had
+            return not self._has_failed(error)
         return True
 
-    def _start_one(self, slot: int) -> None:
-        number = next(self._numbers)
+    def start(self) -> tuple[list[WorkerHandle], bool]:
+        """Start the processes of all workers that have none yet.
+
+        Returns:
+            Those that could not be started: they have no process, and still what was to go to them;
+            ``discard`` them.  And whether to give up.
+        """
+        gave_up = False
         with no_interrupt(), starting():  # a process that was started must be known
+            unborn = [worker for worker in self.workers.values() if worker.process is None]
+            for worker in unborn:
+                try:
+                    worker.start(self.starter)
+                except OSError as error:  # no process to be had, or the fork server died
+                    gave_up = self._has_failed(error) or gave_up
+            for worker in self.workers.values():
+                if worker.process is not None and worker.pidfd is None:
+                    pidfd = worker.watch()
+                    if pidfd is not None:
+                        self._selector.register(pidfd, selectors.EVENT_READ, worker)
+            failed = [worker for worker in unborn if worker.process is None]
+            self.has_unborn = bool(failed)  # last: after an interrupt this is to be done once more
+        return failed, gave_up
+
+    def _add_one(self, slot: int) -> None:
+        number = next(self._numbers)
+        with no_interrupt(), starting():
             if self._settings.blas_threads is not None:
                 blas.prepare_parent()
             self.starter.ready()
@@ -90,19 +117,25 @@ class Crew:
                 slot, f"pools worker {number}", self._settings, self._arena, self._threads, self._log.levels
             )
             try:
-                worker.start(self.starter)
-            except OSError:
+                worker.configure(self.starter)
+            except BaseException:
                 worker.close()
                 raise
             self.workers[slot] = worker
+            self.has_unborn = True
             self._schedule.add_worker(slot)
             self._selector.register(worker.sock, selectors.EVENT_READ, worker)
-            if worker.pidfd is not None:
-                self._selector.register(worker.pidfd, selectors.EVENT_READ, worker)
-        self.flush(worker)
 
     def _free_slot(self) -> int:
         return next(slot for slot in range(self._settings.n_jobs) if slot not in self.workers)
+
+    def _has_failed(self, error: OSError) -> bool:
+        """A worker could not be started: count it; return whether to give up."""
+        self.failed_starts += 1
+        if self.failed_starts < STARTS or any(one.process is not None for one in self.workers.values()):
+            return False
+        self.give_up(TransportError(f"no worker process can be started: {error}"))
+        return True
 
     def give_up(self, error: PoolsError) -> None:
         """Workers cannot start, or die before they are ready: give up, so that nobody waits for ever."""
@@ -165,7 +198,12 @@ class Crew:
     def kill_all(self) -> None:
         """End all at once.  The books may be torn by an interrupt, so no part of them is relied upon."""
         doomed = [(worker, worker.process) for worker in self.workers.values() if worker.process is not None]
+        unborn = [worker for worker in self.workers.values() if worker.process is None]
         self.workers.clear()
+        self.has_unborn = False
+        for worker in unborn:
+            with contextlib.suppress(OSError):
+                worker.close()
         for worker, process in doomed:
             process.kill(tree=bool(worker.seats))
         for worker, process in doomed:

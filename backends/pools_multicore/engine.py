@@ -22,7 +22,9 @@ import marshal
 import os
 import selectors
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
+from typing import Final
 
 import pools_multicore
 from pools_core.calls import Call, Carried, Chunk, Session
@@ -42,6 +44,10 @@ from pools_multicore.schedule import Schedule
 from pools_multicore.settings import MulticoreSettings
 
 __all__ = ["MulticoreEngine"]
+
+GATHER_STARTS: Final = 0.003
+"""Seconds for which a worker's start may wait for those of others: no longer, since chunks that take so long
+to pack had better be worked on."""
 
 
 class MulticoreEngine(Engine):
@@ -74,6 +80,7 @@ class MulticoreEngine(Engine):
         """Whether it has been woken to send what waits."""
         self.shut = False
         """Whether no chunk is taken any more."""
+        self._gathering: float | None = None
         self._touching = False
         self._killed = False
         self._selector = selectors.DefaultSelector()
@@ -130,6 +137,7 @@ class MulticoreEngine(Engine):
         if shared is None:
             return
         with self._lock:
+            self._placement.start_workers()
             lacking = any(shared.id not in worker.inherits for worker in self._crew.workers.values())
             if lacking or not self._crew.starter.inherits(shared.id):
                 shared.packed(self.hold)
@@ -137,6 +145,7 @@ class MulticoreEngine(Engine):
     def end(self, session: Session, leave: bool) -> None:
         """Have the workers that know a session take it down."""
         with self._lock:
+            self._placement.start_workers()
             workers = [worker for worker in self._crew.workers.values() if session.id in worker.sessions]
             for worker in workers:
                 del worker.sessions[session.id]
@@ -164,6 +173,28 @@ class MulticoreEngine(Engine):
         with self._lock:
             if not self.shut:
                 self._placement.give(chunk, self._placement.place(chunk))
+                if not self._may_wait_for_more():
+                    self._placement.start_workers()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Start the workers for what is submitted here one right after the other, at the end or soon."""
+        self._gathering = monotonic()
+        try:
+            yield
+        finally:
+            self._gathering = None
+        with self._lock:
+            self._placement.start_workers()
+
+    def _may_wait_for_more(self) -> bool:
+        """Whether workers that a chunk needs may be started along with those for the next one."""
+        since = self._gathering
+        return (
+            since is not None
+            and self._schedule.workers < self._settings.n_jobs
+            and monotonic() - since < GATHER_STARTS
+        )
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Wait on every worker's line at once."""
@@ -230,6 +261,7 @@ class MulticoreEngine(Engine):
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Take a chunk back from its line, or have its worker stop with it."""
         with self._lock:
+            self._placement.start_workers()
             if chunk in self._placement.homeless:
                 self._placement.homeless.remove(chunk)
             for worker in list(self._crew.workers.values()):
@@ -251,6 +283,7 @@ class MulticoreEngine(Engine):
                 if not self.waiting:  # else whoever waits closes up on the way out
                     self._close()
                 return
+            self._placement.start_workers()
             workers = self._crew.workers.values()
             for worker in workers:
                 worker.outbox.put(Kind.STOP, [])

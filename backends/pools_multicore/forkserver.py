@@ -53,15 +53,22 @@ class ForkServer:
 
     @classmethod
     def of_this(cls) -> ForkServer:
-        """Fork a server off this process."""
+        """Fork a server off this process.
+
+        Raises:
+            OSError: no process can be had.
+        """
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         inherits = inheritable()
-        with no_interrupt():
-            pid = os.fork()
+        with far, no_interrupt():
+            try:
+                pid = os.fork()
+            except OSError:
+                near.close()
+                raise
             if pid == 0:
                 near.close()
                 _serve(far)
-        far.close()
         return cls(near, pid, inherits)
 
     @classmethod

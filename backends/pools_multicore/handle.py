@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import marshal
 import mmap
 import os
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -67,9 +65,9 @@ class WorkerHandle:
         self.label = name
         self._settings = settings
         self._since = monotonic()
-        self.sock, self._far = socket.socketpair()
+        self.sock, far = socket.socketpair()
         self.sock.setblocking(False)
-        self._side, self._far_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._side, far_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._side.setblocking(False)
         self.memory_reader = Reader(self._side)
         self.reader = FrameReader(self.memory_reader.view)
@@ -78,13 +76,16 @@ class WorkerHandle:
         self.tickets_out, self.tickets_in = os.pipe()
         os.set_blocking(self.tickets_out, False)
         self.last_ticket = 0
-        with board_file() as board:
-            self._board_fd = os.dup(board)
-        self._memory = mmap.mmap(self._board_fd, SHARED_BYTES)
+        board_fd = board_file()
+        self._memory = mmap.mmap(board_fd, SHARED_BYTES)
         whole = memoryview(self._memory)
         self.board = whole[:BOARD_BYTES].cast("q")
         self.ledger = whole[BOARD_BYTES:]
+        tickets, life = os.dup(self.tickets_out), os.dup(lifeline())
+        self._fds: WorkerFds | None = WorkerFds(far.detach(), tickets, board_fd, life, far_side.detach())
+        """What the process will be born with, until it is."""
         self.process: Process | None = None
+        """None until it has been started."""
         self.pidfd: int | None = None
         self.ready = False
         self.condemned = False
@@ -100,16 +101,8 @@ class WorkerHandle:
         self.seats: deque[Seat] = deque()
         self.timed_out: Running | None = None
 
-    def start(self, starter: Starter) -> None:
-        """Start the process."""
-        # Descriptors of its own: in a fork all that belongs to the parent is closed.
-        fds = WorkerFds(
-            os.dup(self._far.fileno()),
-            os.dup(self.tickets_out),
-            os.dup(self._board_fd),
-            os.dup(lifeline()),
-            os.dup(self._far_side.fileno()),
-        )
+    def configure(self, starter: Starter) -> None:
+        """Put in line what it reads first; it is all there when the process begins to read."""
         settings = self._settings
         config = {
             "name": self.label,
@@ -123,15 +116,26 @@ class WorkerHandle:
             **starter.config(),
         }
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])
+
+    def start(self, starter: Starter) -> None:
+        """Start the process, and do nothing else: the next one may be waiting for its turn.
+
+        Raises:
+            OSError: no process can be had.
+        """
+        fds, self._fds = self._fds, None  # in a fork all that is this object's is closed
+        if fds is None:
+            raise OSError("its start was interrupted")
         try:
             self.process = starter.start(fds)
-            self.pidfd = pidfd_of(self.process.pid)
         finally:
             for fd in fds:
                 os.close(fd)
-            os.close(self._board_fd)
-            self._far.close()
-            self._far_side.close()
+
+    def watch(self) -> int | None:
+        """Return a descriptor that says when the process has ended; None where the system has none."""
+        self.pidfd = pidfd_of(self.pid)
+        return self.pidfd
 
     @property
     def pid(self) -> int:
@@ -212,6 +216,9 @@ class WorkerHandle:
         self.memory_reader.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
+        for fd in self._fds or ():
+            os.close(fd)
+        self._fds = None
         os.close(self.tickets_in)
         os.close(self.tickets_out)
 
@@ -235,23 +242,12 @@ def pidfd_of(pid: int) -> int | None:
         return None
 
 
-def board_file() -> contextlib.AbstractContextManager[int]:
-    """Return a context that gives the descriptor of shared memory without a name."""
-    return _memfd() if hasattr(os, "memfd_create") else _temporary()
-
-
-@contextlib.contextmanager
-def _memfd() -> Iterator[int]:
+def board_file() -> int:
+    """Return a descriptor of shared memory without a name."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            file.truncate(SHARED_BYTES)
+            return os.dup(file.fileno())
     fd = os.memfd_create("pools-board")
-    try:
-        os.ftruncate(fd, SHARED_BYTES)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _temporary() -> Iterator[int]:
-    with tempfile.TemporaryFile() as file:
-        file.truncate(SHARED_BYTES)
-        yield file.fileno()
+    os.ftruncate(fd, SHARED_BYTES)
+    return fd

@@ -29,7 +29,8 @@ class ParentsOwn(Protocol):
         """Close them."""
 
 
-_parents_own: weakref.WeakSet[Any] = weakref.WeakSet()
+_parents_own: dict[int, weakref.ref[Any]] = {}
+"""By identity.  A ``WeakSet`` does the same by more code, which each forked worker would touch."""
 
 
 def close_in_forked_children(owner: ParentsOwn) -> None:
@@ -37,7 +38,8 @@ def close_in_forked_children(owner: ParentsOwn) -> None:
 
     Also in those that the user forks, with ``os.fork`` or ``multiprocessing``.  The owner is held weakly.
     """
-    _parents_own.add(owner)
+    key, forget = id(owner), _parents_own.pop
+    _parents_own[key] = weakref.ref(owner, lambda _: forget(key, None))
 
 
 class _Lifeline:
@@ -124,11 +126,13 @@ def preparation() -> bytes:
 def _after_fork() -> None:
     global _starting  # noqa: PLW0603  one for the process
     _starting = threading.RLock()  # the parent's was held, by the very thread that forked
-    owners = list(_parents_own)
+    owners = list(_parents_own.values())
     _parents_own.clear()
-    for owner in owners:
-        with contextlib.suppress(OSError):
-            owner.close_in_child()
+    for reference in owners:
+        owner = reference()
+        if owner is not None:
+            with contextlib.suppress(OSError):
+                owner.close_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork)

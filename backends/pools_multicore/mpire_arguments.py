@@ -211,6 +211,11 @@ class Plan:
     options: dict[str, Any]
     declared: ShortInput | None = None
 
+    def check_length(self) -> None:
+        """Raise ValueError if the input has proved to be shorter than was said."""
+        if self.declared is not None:
+            self.declared.check()
+
 
 def plan_map(elements: Any, given: Mapping[str, Any], n_jobs: int) -> Plan:
     """Decide on chunks and limits.

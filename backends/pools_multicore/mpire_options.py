@@ -1,4 +1,4 @@
-"""The options of ``WorkerPool``'s calls: names, order, and whether their numbers make sense."""
+"""The options of ``WorkerPool``'s calls: names, order, and whether their numbers make sense; its CPU ids."""
 
 from __future__ import annotations
 
@@ -9,10 +9,47 @@ from typing import Any, Final, Literal, TypedDict
 
 from pools_core.options import nearest
 
-__all__ = ["APPLY", "IMAP", "MAP", "ApplyOptions", "MapOptions", "check_numbers", "name_options"]
+__all__ = [
+    "APPLY",
+    "IMAP",
+    "MAP",
+    "ApplyOptions",
+    "MapOptions",
+    "RaisingMapOptions",
+    "check_numbers",
+    "name_options",
+]
 
 
-class MapOptions(TypedDict, total=False):
+class _ButOnError(TypedDict, total=False):
+    """``MapOptions`` but ``on_error``, which decides of the type of the results."""
+
+    iterable_len: int | None
+    max_tasks_active: int | None
+    chunk_size: float | None
+    n_splits: int | None
+    worker_lifespan: int | None
+    progress_bar: bool
+    concatenate_numpy_output: bool
+    worker_init: Callable[..., Any] | None
+    worker_exit: Callable[..., Any] | None
+    task_timeout: float | None
+    worker_init_timeout: float | None
+    worker_exit_timeout: float | None
+    progress_bar_options: Mapping[str, Any] | None
+    progress_bar_style: Any
+    max_retries: int
+    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    seed: int | None
+
+
+class RaisingMapOptions(_ButOnError, total=False):
+    """``MapOptions`` of a call whose results are free of ``Failure``; for type checkers."""
+
+    on_error: Literal["raise"]
+
+
+class MapOptions(_ButOnError, total=False):
     """What the four maps take beside function and input, by name or, down to the bar's style, in this order.
 
     Attributes:
@@ -37,24 +74,7 @@ class MapOptions(TypedDict, total=False):
         seed: gives each task a random stream of its own (not in MPIRE).
     """
 
-    iterable_len: int | None
-    max_tasks_active: int | None
-    chunk_size: float | None
-    n_splits: int | None
-    worker_lifespan: int | None
-    progress_bar: bool
-    concatenate_numpy_output: bool
-    worker_init: Callable[..., Any] | None
-    worker_exit: Callable[..., Any] | None
-    task_timeout: float | None
-    worker_init_timeout: float | None
-    worker_exit_timeout: float | None
-    progress_bar_options: Mapping[str, Any] | None
-    progress_bar_style: Any
-    max_retries: int
-    retry_on: type[BaseException] | tuple[type[BaseException], ...]
     on_error: Literal["raise", "return"]
-    seed: int | None
 
 
 class ApplyOptions(TypedDict, total=False):
@@ -162,3 +182,12 @@ def check_numbers(options: dict[str, Any]) -> None:
             raise TypeError(f"{name} is {kinds}, not {type(value).__name__} ({value!r})")
         if not least <= value < math.inf:
             raise ValueError(f"{name} is a finite number of at least {least}, not {value!r}")
+
+
+def pins_in_one_form(cpu_ids: Any) -> Any:
+    """Return CPU ids as the pool takes them: ids or lists of ids, not both; None for nothing."""
+    if not cpu_ids:
+        return None
+    if isinstance(cpu_ids, list) and any(isinstance(one, list) for one in cpu_ids):
+        return [one if isinstance(one, list) else [one] for one in cpu_ids]
+    return cpu_ids

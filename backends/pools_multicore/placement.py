@@ -47,13 +47,21 @@ class Placement:
         """Decide where a chunk goes."""
         return self._schedule.place() if chunk.worker is None else self._schedule.place_at(chunk.worker)
 
+    def _place_there(self, chunk: Chunk) -> Place:
+        """Decide where a chunk goes among the workers that are there, or at its own."""
+        return self._schedule.place(grow=False) if chunk.worker is None else self.place(chunk)
+
     def give(self, chunk: Chunk, place: Place) -> None:
         """Send a chunk to its place."""
         if place.worker is None:
-            if not self._crew.start(chunk.worker):
+            if not self._crew.add(chunk.worker):
                 self.homeless.clear()
                 return  # nothing can run any more, and every call is about to hear of it
-            place = self._schedule.place(grow=False) if chunk.worker is None else self.place(chunk)
+            place = self._place_there(chunk)
+        session = chunk.call.session
+        if session is not None and session.shared is not None and self._crew.has_unborn:
+            self.start_workers()  # only then it is certain what each has inherited
+            place = self._place_there(chunk)
         if place.worker is None:
             self.homeless.append(chunk)
             return
@@ -63,7 +71,6 @@ class Placement:
             worker.last_ticket += 1
             seat.ticket = worker.last_ticket
             os.write(worker.tickets_in, TICKET.pack(seat.ticket))
-        session = chunk.call.session
         if session is not None and session.id not in worker.sessions:
             worker.sessions[session.id] = session
             self._limits.timed += session.exit_timeout is not None
@@ -88,14 +95,40 @@ class Placement:
 
     def balance(self) -> None:
         """Before going to sleep: nobody is idle while another has chunks in line, and all has been sent."""
-        while self.homeless and not self._engine.shut:
-            chunk = self.homeless.popleft()
-            self.give(chunk, self.place(chunk))
-        while (theft := self._schedule.steal()) is not None and not self._engine.shut:
-            victim, place = theft
-            if not self._steal(self._crew.workers[victim], place):
+        while True:
+            while self.homeless and not self._engine.shut:
+                chunk = self.homeless.popleft()
+                self.give(chunk, self.place(chunk))
+            while (theft := self._schedule.steal()) is not None and not self._engine.shut:
+                victim, place = theft
+                if not self._steal(self._crew.workers[victim], place):
+                    break
+            self.start_workers()
+            if not self.homeless or self._engine.shut:
                 break
         self._crew.send_deferred()
+
+    def start_workers(self) -> None:
+        """Start the processes of the workers that have none yet, one right after the other."""
+        if not self._crew.has_unborn:
+            return
+        failed, gave_up = self._crew.start()
+        for worker in failed:
+            for seat in worker.seats:
+                self._limits.timed -= seat.chunk.call.limited
+            for session in worker.sessions.values():
+                self._limits.timed -= session.exit_timeout is not None
+            self._crew.discard(worker)
+        if gave_up:
+            self.homeless.clear()
+            return  # every call is about to hear of it
+        for seat in (seat for worker in failed for seat in worker.seats if not seat.dropped):
+            chunk = seat.chunk
+            place = self._place_there(chunk)
+            if place.worker is None:
+                self.homeless.append(chunk)
+            else:
+                self.give(chunk, place)
 
     def leave(self, worker: WorkerHandle, seat: Seat, seconds: float | None) -> None:
         """Strike a chunk from a worker's line."""

@@ -11,7 +11,7 @@ from pools_core.pool import Pool
 from pools_multicore.engine import MulticoreEngine
 from pools_multicore.settings import MulticoreSettings, StartMethod
 
-__all__ = ["MulticorePool"]
+__all__ = ["MulticorePool", "pool_with"]
 
 
 class MulticorePool(Pool):
@@ -60,3 +60,10 @@ class MulticorePool(Pool):
         }
         chosen = settings(MulticoreSettings, "multicore", {}, given)
         super().__init__(functools.partial(MulticoreEngine, chosen), "multicore", chosen)
+
+
+def pool_with(chosen: MulticoreSettings) -> MulticorePool:
+    """Return a new pool with settings that have been read and checked, which takes a while to do twice."""
+    pool = MulticorePool.__new__(MulticorePool)
+    Pool.__init__(pool, functools.partial(MulticoreEngine, chosen), "multicore", chosen)
+    return pool

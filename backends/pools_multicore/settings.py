@@ -99,6 +99,9 @@ class MulticoreSettings(PoolSettings):
             return None
         if isinstance(self.blas_threads, int):
             return self.blas_threads, True
+        allowed = available_cpus()
+        if allowed is not None and default_threads(self.n_jobs, len(allowed)) == 1:
+            return 1, False  # control groups can only take away from that, and need not be read
         return default_threads(self.n_jobs, cpu_count()), False
 
     def __post_init__(self) -> None:

@@ -7,6 +7,9 @@ Nothing heavy may be imported here: a spawned worker imports this module first.
 
 from __future__ import annotations
 
+# The functions of ``signal`` as they are underneath.  Those above turn what they return into members of
+# enumerations, which costs a forked worker its own copy of some 40 pages.
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import fcntl
 import functools
@@ -84,11 +87,11 @@ def run_worker(fds: WorkerFds) -> NoReturn:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)  # the whole tree can be killed as a group, and a terminal's Ctrl-C passes it by
     signal.set_wakeup_fd(-1)  # an event loop's of the parent
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _signal.signal(signal.SIGTERM, _signal.SIG_DFL)
     # Until it has a handler of its own: a Ctrl-C that came before setpgid would be raised in frames that
     # are a copy of the parent's, and run what these do about it a second time.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
+    _signal.signal(signal.SIGINT, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
     _hold_to(fds.lifeline)
     channel = socket.socket(fileno=fds.channel)
     channel.setblocking(True)
@@ -157,7 +160,8 @@ def announce_threads(wanted: dict[str, str]) -> None:
     """Tell numerical libraries that are still to be imported how many threads they may use."""
     if "numba" in sys.modules:
         wanted.pop("NUMBA_NUM_THREADS", None)  # numba, once loaded, takes a change of it for a mistake
-    os.environ.update(wanted)
+    for name, value in wanted.items():  # not by ``update``, which touches a dozen pages more after a fork
+        os.environ[name] = value
 
 
 def limit_threads(threads: int, explicit: bool) -> None:
@@ -207,7 +211,7 @@ class _Worker:
             max_memory=config["max_memory"],
             ledger=Ledger(memory[BOARD_BYTES:]),
         )
-        signal.signal(signal.SIGINT, self._on_sigint)
+        _signal.signal(signal.SIGINT, self._on_sigint)
         # A process that a task forks must not hold this worker's line open after its death.
         os.register_at_fork(after_in_child=self._let_go)
 
@@ -276,9 +280,9 @@ class _Worker:
     def _relay_log(self, levels: Any) -> None:
         """From now on records of the log go to the parent, those that it wants."""
         if levels is not None or "logging" in sys.modules:
-            from pools_core import logs
+            import pools_core.logs
 
-            logs.relay(levels, self._number, self._line.log)
+            pools_core.logs.relay(levels, self._number, self._line.log)
 
     def _on_sigint(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-C is for the parent; somebody who signals this very worker means its task."""
@@ -302,7 +306,7 @@ def _hold_to(lifeline: int) -> None:
         own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid())
-        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
         if select.select([own], [], [], 0)[0]:
             os._exit(1)  # it was gone before we began to listen
     except (OSError, AttributeError):

@@ -19,16 +19,25 @@ import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 from pools_core.cpus import cpu_count
 from pools_core.errors import PoolClosedError, UnsupportedOptionError
 from pools_core.front import MakePool
-from pools_core.results import AsyncResult
+from pools_core.results import AsyncResult, Failure
 from pools_multicore.mpire_arguments import Plan, apply_arguments, insight_text, plan_map
 from pools_multicore.mpire_functions import NOTHING
 from pools_multicore.mpire_life import Hooks, Life, Lives, Turn
-from pools_multicore.mpire_options import APPLY, IMAP, MAP, ApplyOptions, MapOptions, name_options
+from pools_multicore.mpire_options import (
+    APPLY,
+    IMAP,
+    MAP,
+    ApplyOptions,
+    MapOptions,
+    RaisingMapOptions,
+    name_options,
+    pins_in_one_form,
+)
 from pools_multicore.mpire_sharing import HandedOver
 from pools_multicore.pool import MulticorePool
 
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     from pools_core.insights import Insights
 
 __all__ = ["WorkerPool"]
+
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +104,7 @@ class WorkerPool:
         if start_method not in START_METHODS:
             raise ValueError(f"start_method is one of {', '.join(START_METHODS)}, not {start_method!r}")
         self._start_method = start_method
-        self._pins = _one_form(cpu_ids)
+        self._pins = pins_in_one_form(cpu_ids)
         self._options: dict[str, Any] = {
             "n_jobs": n_jobs or cpu_count(),
             "shared_objects": shared_objects,
@@ -173,6 +184,20 @@ class WorkerPool:
         given.setdefault("concatenate_numpy_output", True)
         return self._gather("map", func, iterable_of_args, given)
 
+    @overload
+    def map_unordered(
+        self,
+        func: Callable[..., R],
+        iterable_of_args: Any,
+        *positional: Any,
+        **options: Unpack[RaisingMapOptions],
+    ) -> list[R]: ...
+
+    @overload
+    def map_unordered(
+        self, func: Callable[..., R], iterable_of_args: Any, *positional: Any, **options: Unpack[MapOptions]
+    ) -> list[R | Failure]: ...
+
     def map_unordered(
         self, func: Callable[..., Any], iterable_of_args: Any, *positional: Any, **options: Unpack[MapOptions]
     ) -> list[Any]:
@@ -180,6 +205,20 @@ class WorkerPool:
         given = name_options("map_unordered", IMAP, positional, options)
         values: list[Any] = self._gather("map_unordered", func, iterable_of_args, given)
         return values
+
+    @overload
+    def imap(
+        self,
+        func: Callable[..., R],
+        iterable_of_args: Any,
+        *positional: Any,
+        **options: Unpack[RaisingMapOptions],
+    ) -> Generator[R, None, None]: ...
+
+    @overload
+    def imap(
+        self, func: Callable[..., R], iterable_of_args: Any, *positional: Any, **options: Unpack[MapOptions]
+    ) -> Generator[R | Failure, None, None]: ...
 
     def imap(
         self, func: Callable[..., Any], iterable_of_args: Any, *positional: Any, **options: Unpack[MapOptions]
@@ -192,6 +231,20 @@ class WorkerPool:
         given = name_options("imap", IMAP, positional, options)
         return self._generate("imap", func, iterable_of_args, given)
 
+    @overload
+    def imap_unordered(
+        self,
+        func: Callable[..., R],
+        iterable_of_args: Any,
+        *positional: Any,
+        **options: Unpack[RaisingMapOptions],
+    ) -> Generator[R, None, None]: ...
+
+    @overload
+    def imap_unordered(
+        self, func: Callable[..., R], iterable_of_args: Any, *positional: Any, **options: Unpack[MapOptions]
+    ) -> Generator[R | Failure, None, None]: ...
+
     def imap_unordered(
         self, func: Callable[..., Any], iterable_of_args: Any, *positional: Any, **options: Unpack[MapOptions]
     ) -> Generator[Any, None, None]:
@@ -203,12 +256,12 @@ class WorkerPool:
 
     def apply(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., R],
         args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
         *positional: Any,
         **options: Unpack[ApplyOptions],
-    ) -> Any:
+    ) -> R:
         """Call ``func(*args, **kwargs)`` in a worker, wait for the result and return it.
 
         Args:
@@ -225,18 +278,20 @@ class WorkerPool:
         """
         given = name_options("apply", APPLY, positional, options)
         if given.get("callback") is not None or given.get("error_callback") is not None:
-            return self._apply_async(func, args, kwargs, given).get()
+            later: AsyncResult[R] = self._apply_async(func, args, kwargs, given)
+            return later.get()
         chosen = self._single(func, given)
-        return self._lives.current().apply(func, tuple(apply_arguments(args)), kwargs, chosen)
+        result: R = self._lives.current().apply(func, tuple(apply_arguments(args)), kwargs, chosen)
+        return result
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., R],
         args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
         *positional: Any,
         **options: Unpack[ApplyOptions],
-    ) -> AsyncResult[Any]:
+    ) -> AsyncResult[R]:
         """Like ``apply``, but return at once; workers stay until ``stop_and_join`` or the next map ends."""
         given = name_options("apply_async", APPLY, positional, options)
         return self._apply_async(func, args, kwargs, given)
@@ -344,7 +399,7 @@ class WorkerPool:
         plan, chosen = self._plan(func, elements, given)
         with self._lives.one_map(Turn(method)) as life:
             values = life.map(method, func, plan.elements, chosen)
-            _check_length(plan)
+            plan.check_length()
         return values
 
     def _generate(
@@ -365,7 +420,7 @@ class WorkerPool:
                 yield value
                 if turn.error is not None:
                     raise turn.error
-            _check_length(plan)
+            plan.check_length()
 
     def _plan(
         self, func: Callable[..., Any], elements: Any, given: dict[str, Any]
@@ -388,20 +443,6 @@ def _new_life(start_method: StartMethod, options: Mapping[str, Any]) -> Life:
     return Life(MulticorePool(**chosen), threads=False)
 
 
-def _one_form(cpu_ids: Any) -> Any:
-    """Return CPU ids as the pool takes them: ids or lists of ids, not both; None for nothing."""
-    if not cpu_ids:
-        return None
-    if isinstance(cpu_ids, list) and any(isinstance(one, list) for one in cpu_ids):
-        return [one if isinstance(one, list) else [one] for one in cpu_ids]
-    return cpu_ids
-
-
 def _check_callable(func: Any) -> None:
     if not callable(func):
         raise TypeError(f"the function is not callable: {func!r}")
-
-
-def _check_length(plan: Plan) -> None:
-    if plan.declared is not None:
-        plan.declared.check()

@@ -379,6 +379,7 @@ def test_more_workers_than_cpus_are_worth_knowing():
 def test_threads_of_numerical_libraries_in_a_worker(monkeypatch, options, environ, value, state):
     """What options and environment come to; too many for the CPUs are worth knowing."""
     monkeypatch.setattr("pools_multicore.settings.cpu_count", lambda: 4)
+    monkeypatch.setattr("pools_multicore.settings.available_cpus", lambda: frozenset(range(4)))
     finding = threads(MulticoreSettings(**options), 4, environ)
 
     assert (finding.value, finding.state) == (value, state)
