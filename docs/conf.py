@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|concurrent|contextlib|multiprocessing|os|pathlib|random|tqdm|typing)\..*"),
     ("py:class", "(Path|Future|Executor|EntryPoint)"),
     # What a function is generic over.
-    ("py:class", r"(pools_core\.[\w.]+\.)?[PRST](\.(args|kwargs))?"),
+    ("py:class", r"(pools_\w+\.[\w.]+\.)?[PRST](\.(args|kwargs))?"),
 ]
 
 myst_heading_anchors = 3  # links to headings are checked, down to this level

@@ -2,13 +2,14 @@
 
 What a fence's info string means:
 
-    python          part of the page's script; all of them share one namespace, in order
-    text            straight after a python block: what that block prints; ``...`` stands for anything in
-                    a line, and alone in a line for any lines
-    console         lines that begin with ``$ ``, run by bash; the lines after one are what it prints
-    LANG file=NAME  a file that stands in the folder where the page's blocks run
-    python no-run   not run; a reason must follow
-    bash, others    for people: not run (``.ci/run`` runs the README's two commands)
+    python            part of the page's script; all of them share one namespace, in order
+    text              straight after a python block: what that block prints; ``...`` stands for anything in
+                      a line, and alone in a line for any lines
+    console           lines that begin with ``$ ``, run by bash; the lines after one are what it prints
+    LANG file=NAME    a file that stands in the folder where the page's blocks run
+    python needs=A,B  run if these modules are installed; ``.ci/run`` installs them
+    python no-run     not run; a reason must follow
+    bash, others      for people: not run (``.ci/run`` runs the README's second command)
 
 A page's script is a file of its own, run as a script, so that functions in ``__main__`` meet workers
 as they do in a user's program.  Its lines have the numbers that they have in the page.
@@ -16,16 +17,23 @@ as they do in a user's program.  Its lines have the numbers that they have in th
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
+
+from pools_core.testing.leaks import gone
+from pools_core.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,9 +68,17 @@ class Block:
         return found[1] if found else None
 
     @property
+    def needs(self) -> list[str]:
+        """Modules that it imports and that the project does not need."""
+        found = re.search(r"\bneeds=(\S+)", self.info)
+        return found[1].split(",") if found else []
+
+    @property
     def runs(self) -> bool:
         """Whether it is part of the page's script."""
-        return self.language == "python" and self.file is None and "no-run" not in self.info
+        if self.language != "python" or self.file is not None or "no-run" in self.info:
+            return False
+        return all(importlib.util.find_spec(module) is not None for module in self.needs)
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -113,20 +129,33 @@ def squeezed(text: str) -> list[str]:
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would, without a config of theirs."""
+    """Run a command as a user would, without a config of theirs; what it leaves running is ended."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("POOLS_")}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     environment["XDG_CONFIG_HOME"] = str(folder)
-    return subprocess.run(
+    with subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=SECONDS_PER_PAGE,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, said = process.communicate(timeout=SECONDS_PER_PAGE)
+        finally:
+            end_session(process.pid)
+    return subprocess.CompletedProcess(command, process.returncode, printed, said)
+
+
+def end_session(session: int) -> None:
+    """End the processes of a session: of a page that takes too long, a cluster may be left."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == session:
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def write_files(blocks: list[Block], folder: Path) -> None:
@@ -192,6 +221,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_of_a_page_runs_on(tmp_path: Path) -> None:
+    """A page that breaks off would leave its cluster behind, and the next one would find its port taken."""
+    done = run(["bash", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"], tmp_path)
+
+    wait_until(lambda: gone(int(done.stdout)), what="what the command left has ended")
 
 
 def test_the_readme_gives_two_commands_and_ci_runs_the_second() -> None:

@@ -196,9 +196,8 @@ def test_it_keeps_the_contract(scratch: Scratch) -> None:
     tests = shutil.copytree(THIRD_PARTY / "tests", scratch.folder / "their-tests", dirs_exist_ok=True)
     shutil.copy(THIRD_PARTY / "pyproject.toml", tests)
 
-    done = scratch.run(
-        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", f"{tests}/pyproject.toml", str(tests)
-    )
+    command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", f"{tests}/pyproject.toml"]
+    done = scratch.run(*command, "-n", "4", str(tests))  # four: most of their time is waiting
 
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout.splitlines()[-1]

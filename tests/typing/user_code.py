@@ -138,6 +138,13 @@ async def from_asyncio() -> None:
         assert_type(await apool.map(measure, words()), list[int])
         async for length in apool.imap(measure, words(), ordered=False):
             assert_type(length, int)
+        assert_type(await apool.apply(measure, ("one",), on_error="return"), int | Failure)
+        assert_type(await apool.map(measure, WORDS, on_error="raise"), list[int])
+        assert_type(await apool.map(measure, WORDS, on_error="return"), list[int | Failure])
+        async for result in apool.imap(measure, words(), on_error="return"):
+            assert_type(result, int | Failure)
+        async for result in apool.imap_unordered(measure, WORDS, on_error="return", task_timeout=3):
+            assert_type(result, int | Failure)
         loop = asyncio.get_running_loop()
         assert_type(await loop.run_in_executor(apool.pool.executor(), measure, "one"), int)
 
@@ -145,9 +152,14 @@ async def from_asyncio() -> None:
 def as_with_mpire() -> None:
     with WorkerPool(n_jobs=2, keep_alive=True) as pool:
         assert_type(pool.map(measure, WORDS, chunk_size=2), Any)  # a list; of arrays, one array
-        assert_type(pool.map_unordered(measure, WORDS), list[Any])
-        assert_type(pool.imap(measure, WORDS), Generator[Any, None, None])
-        assert_type(pool.apply_async(measure, ("one",)), AsyncResult[Any])
+        assert_type(pool.map_unordered(measure, WORDS, n_splits=2), list[int])
+        assert_type(pool.map_unordered(measure, WORDS, on_error="return"), list[int | Failure])
+        assert_type(pool.imap(measure, WORDS, on_error="raise"), Generator[int, None, None])
+        assert_type(pool.imap_unordered(measure, WORDS), Generator[int, None, None])
+        for result in pool.imap(measure, WORDS, on_error="return"):
+            assert_type(result, int | Failure)
+        assert_type(pool.apply(measure, ("one",), task_timeout=3), int)
+        assert_type(pool.apply_async(measure, ("one",)), AsyncResult[int])
 
 
 def what_can_go_wrong(pool: Pool) -> int | None:

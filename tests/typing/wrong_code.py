@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from pools_core import AsyncResult, MakePool, Pool
 from pools_core.aio import AsyncPool
-from pools_multicore import MulticorePool
+from pools_multicore import MulticorePool, WorkerPool
 
 
 def measure(text: str) -> int:
@@ -62,5 +62,15 @@ def results(pool: Pool) -> None:
 async def from_asyncio(apool: AsyncPool) -> None:
     name: str = await apool.submit(measure, "one")  # wrong
     names: list[str] = await apool.map(measure, WORDS)  # wrong
-    print(name, names)
+    whole: list[int] = await apool.map(measure, WORDS, on_error="return")  # wrong
+    print(name, names, whole)
+    async for result in apool.imap(measure, WORDS, on_error="return"):
+        print(result + 1)  # wrong
     list(apool.imap(measure, WORDS))  # wrong
+
+
+def as_with_mpire(pool: WorkerPool) -> None:
+    whole: list[int] = pool.map_unordered(measure, WORDS, on_error="return")  # wrong
+    name: str = pool.apply(measure, ("one",))  # wrong
+    pool.imap(measure, WORDS, task_timout=3)  # wrong
+    print(whole, name)
