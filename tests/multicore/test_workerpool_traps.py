@@ -341,7 +341,10 @@ def test_an_idle_pool_does_nothing():
 
 def test_an_endless_loop_of_maps_does_not_grow():
     """Neither in descriptors nor in threads nor in memory that is kept for calls."""
-    with WorkerPool(2, keep_alive=True) as pool:
+    others = len(psutil.Process().children())
+    with WorkerPool(2, keep_alive=True, start_method="fork") as pool:
+        # Until the template is there, too, which is forked a while after the first call.
+        wait_until(lambda: pool.map(square, range(4)) and len(psutil.Process().children()) - others == 3)
         for _ in range(50):
             pool.map(square, range(4))
         before, memory = belongings(), psutil.Process().memory_info().rss
