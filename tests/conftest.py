@@ -13,6 +13,7 @@ import sys
 import psutil
 import pytest
 
+from pools_core.bundle import Bundle
 from pools_core.testing.leaks import gone, nothing_left_behind
 from pools_core.testing.waiting import wait_until
 
@@ -38,6 +39,20 @@ def _leaves_nothing_behind():
     """Each test ends with the children, threads, descriptors and shared memory that it began with."""
     with nothing_left_behind():
         yield
+
+
+@pytest.fixture
+def bundles(monkeypatch):
+    """Keep how many single tasks went together each time; so a test knows that they did."""
+    sizes = []
+    whole = Bundle.__init__
+
+    def noted(self, number, members, *others):
+        sizes.append(len(members))
+        whole(self, number, members, *others)
+
+    monkeypatch.setattr(Bundle, "__init__", noted)
+    return sizes
 
 
 @contextlib.contextmanager

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pools_core import MakePool
+from pools_core.callbacks import CallbackThread
+from pools_core.waiter import start
+
 PROGRAM = Path(__file__).with_name("interrupting.py")
 PLACES = int(os.environ.get("POOLS_INTERRUPTS", "25"))
 LEAST = 10
@@ -38,3 +42,41 @@ def test_an_interrupt_at_any_place_tears_nothing(backend, scenario, start_method
 
     assert run.returncode == 0, run.stderr
     assert int(run.stdout.split()[-1]) >= LEAST, run.stderr
+
+
+@pytest.fixture(params=["before", "after"])
+def interrupted_start(request, monkeypatch):
+    """Return a function that has the next start of a thread interrupted, in a module that starts one."""
+
+    def prepare(module):
+        def interrupted(thread):
+            monkeypatch.undo()
+            if request.param == "after":
+                start(thread)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, interrupted)
+
+    return prepare
+
+
+def test_a_background_thread_whose_start_is_interrupted_is_there_the_next_time(interrupted_start):
+    """Whether it runs already or not; the call that was interrupted is over."""
+    with MakePool("threads", n_jobs=2) as pool:
+        interrupted_start("pools_core.background.start")
+        with pytest.raises(KeyboardInterrupt):
+            pool.apply_async(abs, (-1,))
+        assert pool.apply_async(abs, (-2,)).get(30) == 2
+
+
+def test_a_callback_thread_whose_start_is_interrupted_is_there_the_next_time(interrupted_start):
+    """What was due is called, in order."""
+    called = []
+    callbacks = CallbackThread("callbacks", at_once=False)
+    interrupted_start("pools_core.callbacks.start")
+    with pytest.raises(KeyboardInterrupt):
+        callbacks.call(called.append, 1)
+    callbacks.call(called.append, 2)
+    assert callbacks.drain(30)
+    callbacks.stop()
+    assert called == [1, 2]

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pools_core.bundle import Bundle
 from pools_core.calls import Call, Chunk, Outcomes, Shortened
 from pools_core.errors import WorkerDiedError
 from pools_core.payload import pack_batch, pack_function, unpack_batch
@@ -34,20 +33,6 @@ def tasks(monkeypatch):
     import unit_tasks
 
     return unit_tasks
-
-
-@pytest.fixture
-def bundles(monkeypatch):
-    """Keep how many went together each time; so a test knows that they did."""
-    sizes = []
-    whole = Bundle.__init__
-
-    def noted(self, number, members, *others):
-        sizes.append(len(members))
-        whole(self, number, members, *others)
-
-    monkeypatch.setattr(Bundle, "__init__", noted)
-    return sizes
 
 
 @pytest.fixture(params=[(2,), (1, 1)], ids=["one node", "two nodes"])

@@ -12,7 +12,6 @@ from functools import partial
 import pytest
 
 from pools_core import MakePool
-from pools_core.bundle import Bundle
 from pools_core.errors import SerializationError, TaskTimeoutError, WorkerDiedError
 from pools_core.testing.gate import Gate
 from pools_core.testing.tasks import first, note, pass_gate, runs
@@ -26,20 +25,6 @@ def pool(request):
     """A pool of three workers."""
     with MakePool("multicore", n_jobs=3, start_method=request.param) as pool:
         yield pool
-
-
-@pytest.fixture
-def bundles(monkeypatch):
-    """Keep how many went together each time; so a test knows that they did."""
-    sizes = []
-    whole = Bundle.__init__
-
-    def noted(self, number, members, *others):
-        sizes.append(len(members))
-        whole(self, number, members, *others)
-
-    monkeypatch.setattr(Bundle, "__init__", noted)
-    return sizes
 
 
 def same(value):
