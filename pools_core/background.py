@@ -2,13 +2,18 @@
 
 It starts with the first such call.  While one is under way it leads the pump, unless another thread does,
 and it is the owner of these calls: it pulls their input and opens their results.
+
+Who submits a task and then waits for its result could as well do all that itself, and the result would come
+without the two switches from thread to thread.  So a thread that waits for a single task may be *lent* its
+call.  Since that is known only when it begins to wait, this thread gives a task that comes alone a moment
+(``NAP``) before it sees to it, once somebody has waited for one that came before.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pools_core.flow import Flow
 from pools_core.map_flow import MapFlow
@@ -18,6 +23,10 @@ if TYPE_CHECKING:
     from pools_core.pump import Pump
 
 __all__ = ["Background"]
+
+NAP: Final = 0.002
+"""Seconds that a task may wait for whoever is to wait for it.  Short beside what a person notices, and long
+enough that waking up so often, as long as tasks come one by one, takes less than a hundredth of a CPU."""
 
 
 class Background:
@@ -37,16 +46,25 @@ class Background:
         self._stirred: deque[Flow] = deque()
         self._adopted: set[Flow] = set()
         self._watched: set[Flow] = set()
+        self._tended: Flow | None = None
         self._stopping = False
+        self._awaited = False
+        """Whether somebody waited for the last single task as soon as it was under way."""
+        self._fresh = False
+        """Whether a call has come since this thread went to sleep."""
+        self._napping = False
 
     # --- under the pump's lock -----------------------------------------------------------------------
 
     def adopt(self, flow: Flow) -> None:
         """Be the owner of a call from now on."""
+        soon = self._napping and not self._adopted and flow.callback is None
         self._adopted.add(flow)
         flow.background = True
         flow.waiter = self.waiter
-        self.waiter.wake()
+        self._fresh = True
+        if not soon:
+            self.waiter.wake()
 
     def leave(self, flow: Flow) -> None:
         """A call has ended."""
@@ -74,6 +92,50 @@ class Background:
         self.rouse()
 
     # --- by anybody ----------------------------------------------------------------------------------
+
+    def lend(self, flow: Flow) -> bool:
+        """Have the calling thread be the owner of a call of a single task, which it waits for.
+
+        Returns:
+            Whether it is; if not, this thread is, and has begun to wait for it or to look at it.
+        """
+        with self._pump.lock:
+            if flow.is_over() or not flow.background or flow.stirred or flow is self._tended:
+                return False
+            if (
+                flow.callback is not None
+                or isinstance(flow, MapFlow)
+                or len(self._adopted) > 1
+                or self._watched
+            ):
+                return False
+            self._awaited = True
+            if self._pump.leader is self.thread:
+                return False
+            flow.lent_to = threading.current_thread()  # first: then ``take_back`` makes good for what follows
+            self._adopted.discard(flow)
+            flow.background = False
+            flow.waiter = None
+            return True
+
+    def take_back(self, flow: Flow) -> None:
+        """Be the owner of a call again that was lent to the calling thread.  May be done twice."""
+        if flow.lent_to is not threading.current_thread():
+            return
+        if flow in self._pump.flows:
+            with self._pump.lock:
+                self.adopt(flow)
+                self.stir(flow)
+        elif flow.future is not None and not flow.future.is_settled:  # an interrupt came while it was ended
+            with self._pump.lock:
+                self.stir(flow)
+        flow.lent_to = None
+
+    def look_after(self, flow: Flow) -> None:
+        """Somebody wants to be told when a call has ended, and does not wait for it."""
+        with self._pump.lock:
+            if flow.background and self._napping:
+                self.rouse()
 
     def watch(self, flow: Flow) -> None:
         """Have the engine waited on also while the owner of this call does something else."""
@@ -122,20 +184,25 @@ class Background:
     def _round(self) -> bool:
         """Do one thing; return whether to go on."""
         with self._pump.lock:
-            flow = self._stirred.popleft() if self._stirred else None
+            napped, self._napping = self._napping, False
+            flow = self._tended = self._stirred.popleft() if self._stirred else None
+            needed = self._needed()
             if flow is not None:
                 flow.stirred = False
-            elif not self._needed():
+            elif needed:
+                self._awaited = self._awaited and not napped
+            else:
                 if self._stopping:
                     return False
+                self._napping = self._awaited and self._fresh
+                self._fresh = False
                 sleeper = self.waiter.arm()
-            needed = self._needed()
         if flow is not None:
             self._tend(flow)
         elif needed:
             self._pump.wait_until(self._has_other_work, self.waiter, None)
         else:
-            self.waiter.sleep(sleeper, None)
+            self.waiter.sleep(sleeper, NAP if self._napping else None)
         return True
 
     def _needed(self) -> bool:
@@ -147,6 +214,9 @@ class Background:
     def _tend(self, flow: Flow) -> None:
         """Be the owner of a call for a moment."""
         try:
+            if flow.is_over():
+                self._pump.end_once_more(flow)
+                return
             flow.digest()
             if not flow.is_over() and not flow.is_complete():
                 self._pump.feed(flow)

@@ -66,12 +66,15 @@ class Bundler:
         size = 1 if chunker is None else chunker.next_size(len(line), workers)
         return list(_joining(line, first.call, size)) if size > 1 else []
 
-    def is_worth_waiting(self, line: deque[TaskFlow], workers: int) -> bool:
-        """Whether the first task had better wait for others to go with it: all workers have enough to do."""
+    def worth_waiting_for(self, line: deque[TaskFlow], workers: int) -> int:
+        """Return how many tasks there had better be before the first goes; 0 if it shall not wait.
+
+        It may wait for others to go with it while all workers have enough to do.
+        """
         if len(self.out) < AHEAD * workers or not line[0].may_join():
-            return False
+            return 0
         chunker = self._chunkers.get(line[0].call.id)
-        return chunker is not None and chunker.worth > len(line)
+        return 0 if chunker is None else chunker.worth
 
 
 def _joining(line: deque[TaskFlow], call: Call, size: int) -> Iterator[TaskFlow]:

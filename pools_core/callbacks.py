@@ -6,15 +6,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from pools_core.waiter import Waiter, start
 
-__all__ = ["CallbackThread", "PoolFuture"]
+__all__ = ["CallbackThread"]
 
-R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
@@ -110,38 +108,3 @@ def _run(callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         callback(*args)
     except Exception:  # the callback's own failure: there is nobody to raise it to
         logger.exception("a callback of a pool raised; its result is not affected")
-
-
-class PoolFuture(Future[R]):
-    """A future whose done-callbacks run in the pool's callback thread, where they may block."""
-
-    def __init__(self, callbacks: CallbackThread) -> None:
-        super().__init__()
-        self._callbacks = callbacks
-
-    def settle(self, error: BaseException | None, value: Any, admitted: bool) -> None:
-        """Take the end of the call, unless this was cancelled meanwhile.
-
-        Args:
-            error: what the task raised.
-            value: what it returned.
-            admitted: whether the task has been on its way, so that this could not be cancelled any more.
-        """
-        if self.cancelled():
-            if not admitted:
-                self.set_running_or_notify_cancel()  # who waits for it must hear that it is cancelled
-            return
-        # One that never was on its way, because the pool was terminated first, is still pending.
-        if not self.running() and not self.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(value)
-
-    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
-        """Have ``fn(future)`` called when it is done; at once, in this thread, if it is."""
-        if self.done():
-            super().add_done_callback(fn)
-        else:
-            super().add_done_callback(lambda done: self._callbacks.call(fn, done))

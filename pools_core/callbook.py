@@ -6,13 +6,12 @@ import itertools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.calls import Call, Convention, Packed, Session
 from pools_core.flow import Flow
-from pools_core.options import CallSettings
+from pools_core.options import DEFAULTS, CallSettings
 from pools_core.payload import is_by_value, pack_function, travels_by_name
 from pools_core.protocol import Engine
 
@@ -37,7 +36,7 @@ class CallBook:
         self._pump = pump
         self._ids = itertools.count(1)
         self._open: dict[int, Call] = {}
-        self._kept: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
+        self._kept: OrderedDict[object, Call] = OrderedDict()
 
     def new(
         self,
@@ -84,13 +83,17 @@ class CallBook:
         session = None if claim is None else claim.session
         if (claim and claim.own) or type(func) is not FunctionType or self._pump.engine.same_process:
             return self.new(func, Convention.APPLY, settings, session), False
-        key = (func, settings.task_timeout, settings.seed, settings.worker_lifespan, session and session.id)
+        key: object = func
+        if settings is not DEFAULTS or session is not None:
+            key = func, settings.task_timeout, settings.seed, settings.worker_lifespan, session and session.id
         call = self._kept.get(key)
         if call is not None:
             # Without the lock, which the thread that waits on the engine may just hold: both are atomic.
-            with suppress(KeyError):
+            try:
                 self._kept.move_to_end(key)
                 return call, True
+            except KeyError:
+                pass
         call = self.new(func, Convention.APPLY, settings, session)
         if isinstance(call.function, Packed) and not travels_by_name(call.function):
             return call, False
@@ -128,7 +131,8 @@ class CallBook:
 
     def forget(self, session: Session) -> None:
         """Close the kept calls of a session that is over: workers would keep its state.  Under the lock."""
-        for key in [key for key in self._kept if key[-1] == session.id]:
+        kept = [key for key, call in self._kept.items() if call.session and call.session.id == session.id]
+        for key in kept:
             self.close(self._kept.pop(key))
 
     def clear(self) -> None:

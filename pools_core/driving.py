@@ -68,6 +68,25 @@ class Driver:
             if not isinstance(error, Exception):  # else what the input raised; it is kept in the flow
                 raise
 
+    def wait_for(self, flow: Flow, deadline: float | None) -> None:
+        """Drive a call of the background thread in this thread, unless that is waiting for it itself.
+
+        Returns when the call has ended, at the deadline, or at once.  In the end, or after an interrupt, the
+        background thread has it again.
+        """
+        background = self._pump.background
+        try:
+            if background.lend(flow):
+                self._drive(flow, deadline)
+        except Exception as error:  # an engine that failed
+            self._pump.abort(flow, error, kill=True)
+        finally:
+            try:
+                background.take_back(flow)
+            except BaseException:  # Ctrl-C landed in it: the call must not be left with nobody
+                background.take_back(flow)
+                raise
+
     def take(self, flow: MapFlow, timeout: float | None) -> Part | None:
         """Return the next part of an imap, driving it in this thread; None at its end.
 
@@ -105,7 +124,8 @@ class Driver:
             pump.abort(flow, error, kill=True)
             raise
 
-    def _drive(self, flow: Flow) -> None:
+    def _drive(self, flow: Flow, deadline: float | None = None) -> None:
+        """Drive a call in this thread to its end, or until the deadline."""
         pump = self._pump
         while True:
             if flow.inbox:
@@ -115,8 +135,9 @@ class Driver:
             self._feeder.feed(flow)
             if isinstance(flow, MapFlow) and flow.input_error is not None:
                 raise flow.input_error
-            if not flow.inbox and not flow.is_over() and not pump.is_done(flow):
-                self._step(flow)
+            waits = not flow.inbox and not flow.is_over() and not pump.is_done(flow)
+            if waits and not self._step(flow, deadline):
+                return
         pump.finish(flow)
 
     def _step(self, flow: Flow, deadline: float | None = None) -> bool:

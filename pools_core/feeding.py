@@ -40,6 +40,8 @@ class Feeder:
         self._chunk_ids = itertools.count(1)
         self._hungry: deque[deque[TaskFlow] | Flow] = deque()
         self._singles: deque[TaskFlow] = deque()
+        self._quorum = 0
+        """How many single tasks the line waits for.  Whatever changes that is followed by ``dispatch``."""
         self.owners: dict[int, Flow | Bundle] = {}
         """What each chunk that is out belongs to, by its id."""
         self.bundler = Bundler()
@@ -112,7 +114,7 @@ class Feeder:
                 if not self._singles:
                     self._hungry.append(self._singles)
                 self._singles.append(flow)
-                if not self._is_worth_waiting(self._singles):
+                if len(self._singles) >= self._quorum:
                     self.dispatch()
 
     # --- under the pump's lock -----------------------------------------------------------------------
@@ -123,6 +125,7 @@ class Feeder:
         pump = self._pump
         if pump.terminated or pump.stopped or pump.torn:
             return
+        self._quorum = 0
         try:
             waiting: deque[TaskFlow] | None = None
             while hungry and pump.engine.room() > 0:
@@ -196,6 +199,7 @@ class Feeder:
         self.bundler.out.clear()
         self._hungry.clear()
         self._singles.clear()
+        self._quorum = 0
         for flow in flows:
             flow.start_over()
             if flow.ready:
@@ -226,7 +230,10 @@ class Feeder:
 
     def _is_worth_waiting(self, line: deque[TaskFlow]) -> bool:
         """Whether single tasks had better wait until more of them can go together."""
-        return self._joins_singles and self.bundler.is_worth_waiting(line, self._pump.engine.size)
+        if not self._joins_singles:
+            return False
+        self._quorum = self.bundler.worth_waiting_for(line, self._pump.engine.size)
+        return len(line) < self._quorum
 
     def _set_off(self, flows: list[TaskFlow]) -> None:
         """Give single tasks to the engine together."""

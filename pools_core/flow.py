@@ -13,6 +13,7 @@ the seam between the two.
 from __future__ import annotations
 
 import abc
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -39,7 +40,7 @@ from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
     from pools_core.bundle import Bundle
-    from pools_core.callbacks import PoolFuture
+    from pools_core.futures import PoolFuture
     from pools_core.progress import Progress
     from pools_core.pump import Pump
     from pools_core.sessions import Claim
@@ -97,6 +98,8 @@ class Flow(abc.ABC):
     """Where the owner waits while another thread leads."""
     background = False
     """Whether the pump's own thread is the owner."""
+    lent_to: threading.Thread | None = None
+    """The thread that waits for a call of the pump's own thread, and is the owner while it does."""
     stirred = False
     """Whether the background thread has been told of the inbox."""
     keeps_call = False
@@ -223,15 +226,15 @@ class Flow(abc.ABC):
                 self.inbox.popleft()  # not before: as long as it is there, the tasks are known to be in hand
 
     def _digest_one(self, out: InFlight, event: OfAChunk) -> None:
+        """Settle one thing that has arrived; it counts as settled only then, since an interrupt may come."""
         if type(event) is Outcomes:
+            self._settle(out, event)
             out.received = event.first + event.size
             out.ended = event.last
-            self._settle(out, event)
             return
         if isinstance(event, Shortened):
             self._give_back(out.cut(event.size))
             return
-        out.ended = True
         if isinstance(event, ChunkLost):
             self._settle_lost(out, event)
         elif isinstance(event, Returned):
@@ -242,6 +245,7 @@ class Flow(abc.ABC):
         else:
             self.pump.book.ship_by_value(self)
             self._go_again(out.chunk.start, out.items)
+        out.ended = True
 
     def pack_batch(self, start: int, items: Sequence[Any]) -> Packed:
         """Pack the items of a batch.  Runs the user's code.

@@ -152,13 +152,12 @@ def are_plain_arguments(item: Any) -> bool:
     if type(item) is not tuple or len(item) != 2:
         return False
     args, kwds = item
-    return (
-        type(args) is tuple
-        and type(kwds) is dict
-        and set(map(type, args)) <= PLAIN
-        and set(map(type, kwds)) <= PLAIN
-        and set(map(type, kwds.values())) <= PLAIN
-    )
+    if type(args) is not tuple or type(kwds) is not dict:
+        return False
+    for arg in args:  # a loop, since there are few, and this is asked for each single task
+        if type(arg) not in PLAIN:
+            return False
+    return not kwds or (set(map(type, kwds)) <= PLAIN and set(map(type, kwds.values())) <= PLAIN)
 
 
 def seal(values: Sequence[Any], all_plain: bool = False) -> Packed:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from pools_core.callbacks import PoolFuture
 from pools_core.calls import Convention
+from pools_core.futures import PoolFuture
 from pools_core.options import DEFAULTS, CallOptions, RaisingOptions
 from pools_core.pool_calls import PoolCalls
 from pools_core.results import AsyncResult, Failure, ResultIterator
@@ -382,10 +382,9 @@ class Pool(PoolCalls):
             PoolClosedError: the pool takes no more work.
             SerializationError: the function or an argument cannot be pickled.
         """
-        future: PoolFuture[R] = PoolFuture(self._pump.callbacks)
         flow = self._single(func, args, kwargs, DEFAULTS)
         flow.joins = True
-        flow.future = future
+        flow.future = future = PoolFuture[R](flow)
         self._launch(flow)
         return future
 

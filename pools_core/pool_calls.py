@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pools_core.calls import Convention
 from pools_core.flow import Flow
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["PoolCalls"]
 
 R = TypeVar("R")
+
+NO_KWDS: Final[dict[str, Any]] = {}
+"""Of all tasks that have none; nobody but these sees it."""
 
 
 class PoolCalls(PoolLife):
@@ -108,10 +111,11 @@ class PoolCalls(PoolLife):
         self._check()
         claim = self._pump.sessions.for_call(settings, self._options)
         call, kept = self._pump.book.for_single(func, settings, claim)
-        item = (tuple(args), dict(kwds) if kwds else {})
+        item = (tuple(args), dict(kwds) if kwds else NO_KWDS)
         flow = TaskFlow(self._pump, call, func, settings, item, index)
         flow.keeps_call = kept
-        flow.hold(claim)
+        if claim is not None:
+            flow.hold(claim)
         return flow
 
     def _apply_nth(

@@ -253,6 +253,7 @@ class Pump:
             flow.told = flow.callback is None
             self._flows.discard(flow)  # so late, since an interrupt may have this done once more
             self._ended.wake()
+            self._hurry(flow)
             self._feeder.dispatch()
         if flow.progress is not None:
             flow.progress.close(error)
@@ -263,6 +264,19 @@ class Pump:
         if self.hooks is not None:
             text = None if error is None else repr(error)
             self.hooks.pools_call_finished(pool_id=self.pool_id, call_id=flow.number, error=text)
+
+    def _hurry(self, flow: Flow) -> None:
+        """Wake the thread that a call is lent to, if another one has ended it.  Under the lock."""
+        if flow.lent_to is not None and flow.lent_to is not threading.current_thread():
+            self.rouse(flow)
+            if self.leader is flow.lent_to:
+                self.engine.wake()
+
+    def end_once_more(self, flow: Flow) -> None:
+        """End a call that is over: an interrupt may have kept another thread from all that this takes."""
+        self._end(flow, flow.error)
+        if flow.future is not None:
+            flow.future.settle(flow.error, flow.value, flow.admitted)
 
     def end_single(self, flow: TaskFlow) -> None:
         """End a single task that has its value and nothing that has to be taken down.  Under the lock.
@@ -279,6 +293,7 @@ class Pump:
         flow.release()
         flow.told = flow.callback is None
         self._ended.wake()
+        self._hurry(flow)
         if flow.future is not None:
             flow.future.settle(None, flow.value, flow.admitted)
         if flow.callback is not None:
@@ -375,7 +390,12 @@ class Pump:
 
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
         """Wait until a call of the background thread has ended, or the time is up."""
-        self.wait_for_ends(lambda: flow.told, None if timeout is None else monotonic() + timeout)
+        if flow.told:
+            return
+        deadline = None if timeout is None else monotonic() + timeout
+        self.driver.wait_for(flow, deadline)
+        if not flow.told:
+            self.wait_for_ends(lambda: flow.told, deadline)
 
     def wait_for_ends(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Wait for other threads to end calls, until ``ready()``; return False if the deadline came first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from pools_core.calls import Call, Chunk, Packed
@@ -112,6 +113,10 @@ class TaskFlow(Flow):
             return True
         self.admitted = True
         return self.future.set_running_or_notify_cancel()
+
+    def cancelled(self) -> None:
+        """Its future was cancelled before it was on its way."""
+        self.pump.abort(self, CancelledError(), kill=False)
 
     def go_again(self) -> None:
         """It is to be sent once more."""

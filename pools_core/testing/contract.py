@@ -8,6 +8,7 @@ Each chapter is a class in a module of its own:
     contract_errors     how a task's failure arrives; retries
     contract_values     values that only look like control, or cannot be pickled
     contract_async      results in the future, callbacks, many threads, fair shares
+    contract_futures    futures, and threads that wait for single tasks
     contract_lifecycle  close, join, terminate; what is released; random streams
     contract_deaths     workers that die and tasks that are killed, where workers are processes
     contract_workers    workers that are set up and taken down, and what they are given
@@ -24,6 +25,7 @@ from pools_core.testing.contract_async import AsyncContract
 from pools_core.testing.contract_deaths import DeathsContract
 from pools_core.testing.contract_errors import ErrorsContract
 from pools_core.testing.contract_feeding import FeedingContract
+from pools_core.testing.contract_futures import FuturesContract
 from pools_core.testing.contract_lifecycle import LifecycleContract
 from pools_core.testing.contract_lives import LivesContract
 from pools_core.testing.contract_maps import MapsContract
@@ -41,6 +43,7 @@ class PoolContract(
     ErrorsContract,
     ValuesContract,
     AsyncContract,
+    FuturesContract,
     LifecycleContract,
     DeathsContract,
     WorkersContract,

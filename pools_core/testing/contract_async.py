@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from pools_core.testing import tasks
 from pools_core.testing.contract_base import ContractBase
 from pools_core.testing.gate import Gate
 from pools_core.testing.tasks import Misbehaved
-from pools_core.testing.waiting import Background, wait_until
+from pools_core.testing.waiting import Background
 
 __all__ = ["AsyncContract"]
 
@@ -203,50 +203,6 @@ class AsyncContract(ContractBase):
         pool.apply_async(tasks.identity, (0,), callback=step)
 
         assert ended.wait(30)
-
-    # --- futures --------------------------------------------------------------------------------------
-
-    def test_a_future_gives_the_exception_of_its_task(self, pool: Pool) -> None:
-        """Raised by result, returned by exception, handed to callbacks."""
-        called: list[Future[Any]] = []
-        future = pool.submit(tasks.raise_it, Misbehaved("on purpose"))
-        future.add_done_callback(called.append)
-
-        assert isinstance(future.exception(30), Misbehaved)
-        with pytest.raises(Misbehaved):
-            future.result(30)
-        wait_until(lambda: called == [future], 30, "the callback was called")  # just after waiters wake
-        assert future.done() and not future.cancelled() and not future.running()
-
-    def test_a_future_that_waits_can_be_cancelled(self, pool: Pool, gate: Gate, log: str) -> None:
-        """It never runs."""
-        self.needs_background()
-        holders: list[Future[Any]] = [pool.submit(tasks.pass_gate, gate.address) for _ in range(pool.size)]
-        gate.wait_for(pool.size)
-        more = [pool.submit(tasks.nap, 0.001) for _ in range(20)]
-        doomed = pool.submit(tasks.work, tasks.Job(1, log))
-
-        assert doomed.cancel()
-        assert doomed.cancelled()
-        with pytest.raises(CancelledError):
-            doomed.result(30)
-        with pytest.raises(TimeoutError):
-            holders[0].result(0.01)
-        gate.open()
-
-        assert not wait([*holders, *more], 30).not_done
-        assert tasks.runs(log) == []
-
-    def test_the_first_completed_future_is_told_at_once(self, pool: Pool, gate: Gate) -> None:
-        """Not when the slow one is done."""
-        self.needs_two_at_once(pool)
-        slow: Future[Any]
-        quick: Future[Any]
-        slow, quick = pool.submit(tasks.pass_gate, gate.address), pool.submit(tasks.square, 3)
-
-        done, pending = wait([slow, quick], 30, FIRST_COMPLETED)
-
-        assert done == {quick} and pending == {slow}
 
     # --- many threads ---------------------------------------------------------------------------------
 

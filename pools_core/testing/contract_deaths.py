@@ -1,4 +1,4 @@
-"""Chapter seven: workers that die, and tasks that are killed; for backends whose workers are processes."""
+"""Chapter eight: workers that die, and tasks that are killed; for backends whose workers are processes."""
 
 from __future__ import annotations
 

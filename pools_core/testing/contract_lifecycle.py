@@ -1,4 +1,4 @@
-"""Chapter six: how a pool begins and ends, what it leaves, and the tasks' random streams."""
+"""Chapter seven: how a pool begins and ends, what it leaves, and the tasks' random streams."""
 
 from __future__ import annotations
 

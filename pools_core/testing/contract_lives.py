@@ -1,4 +1,4 @@
-"""Chapter nine: how long workers and their state live, and calls that end before their time."""
+"""Chapter ten: how long workers and their state live, and calls that end before their time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapter eleven: objects that workers share, tasks in a fixed order of workers, and input within bounds."""
+"""Chapter twelve: objects that workers share, tasks in a fixed order of workers, and input within bounds."""
 
 from __future__ import annotations
 

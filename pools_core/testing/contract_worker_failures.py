@@ -1,4 +1,4 @@
-"""Chapter ten: init and exit functions that fail, die or overrun their limits."""
+"""Chapter eleven: init and exit functions that fail, die or overrun their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapter eight: workers that are set up and taken down, and what they are given."""
+"""Chapter nine: workers that are set up and taken down, and what they are given."""
 
 from __future__ import annotations
 

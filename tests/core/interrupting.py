@@ -105,6 +105,14 @@ def results(pool, _futures):
     assert [one.get() for one in waiting] == [0, 1, 4, 9, SQUARES]
 
 
+def waits(pool, futures):
+    """Single tasks that this thread waits for, one by one, and so brings to their end itself."""
+    for number in range(3):
+        futures.append((pool.submit(tasks.square, number), number * number))
+        assert futures[-1][0].result() == number * number
+        assert pool.apply_async(tasks.square, (number,)).get() == number * number
+
+
 def maps(pool, _futures):
     """Chunks by themselves and together, results all at once and by turns."""
     assert pool.map(tasks.square, range(30), 1) == SQUARES
@@ -133,7 +141,7 @@ def terminate(pool, _futures):
     pool.join()
 
 
-SCENARIOS = {each.__name__: each for each in (apply, burst, results, maps, session, close, terminate)}
+SCENARIOS = {each.__name__: each for each in (apply, burst, results, waits, maps, session, close, terminate)}
 ENDS = (close, terminate)
 
 

@@ -22,8 +22,8 @@ LEAST = 10
 """Interrupts that have to land, of those: a place may not be reached when threads run in another order."""
 
 WAYS = {
-    ("threads", ""): ("burst", "results", "maps", "session", "close", "terminate"),
-    ("multicore", "fork"): ("apply", "burst", "results", "maps", "session"),
+    ("threads", ""): ("burst", "results", "waits", "maps", "session", "close", "terminate"),
+    ("multicore", "fork"): ("apply", "burst", "results", "waits", "maps", "session"),
     ("multicore", "forkserver"): ("apply", "close", "terminate"),
 }
 CASES = [(backend, scenario, method) for (backend, method), each in WAYS.items() for scenario in each]
