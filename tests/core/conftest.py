@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pools_core import MakePool
 from pools_core.plugins import plugins
 
 BACKEND = """
@@ -25,6 +26,13 @@ def no_configuration(tmp_path, monkeypatch):
     for name in ("POOLS_BACKEND", "POOLS_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-config"))
+
+
+@pytest.fixture(scope="module")
+def lifeline():
+    """What the first pool of processes makes lives as long as the program, so no test leaves it behind."""
+    with MakePool("multicore", n_jobs=1) as pool:
+        pool.apply(abs, (1,))
 
 
 @pytest.fixture

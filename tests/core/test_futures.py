@@ -10,6 +10,8 @@ import pytest
 from pools_core import MakePool
 from pools_core.testing import tasks
 
+pytestmark = pytest.mark.usefixtures("lifeline")
+
 
 @pytest.fixture(params=["threads", "multicore"])
 def pool(request):

@@ -21,11 +21,7 @@ BACKENDS = ["threads", "multicore"]
 EVENTS = sorted(name for name in vars(LifeCycle) if name.startswith("pools_") and name != "pools_cli")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _lifeline():
-    """What the first pool of processes makes lives as long as the program, so no test leaves it behind."""
-    with MakePool("multicore", n_jobs=1) as pool:
-        pool.apply(abs, (1,))
+pytestmark = pytest.mark.usefixtures("lifeline")
 
 
 class Listener:
