@@ -31,6 +31,14 @@ LARGEST: Final = 16_384
 ENDING: Final = 2
 """Chunks per worker that the rest of a known input is cut into at the least, so that all end together."""
 
+FINEST: Final = 0.0005
+"""Seconds of work below which the rest is not cut up any finer: the messages would cost more than the idle
+time that they save."""
+
+ITSELF: Final = 2e-6
+"""Seconds that a chunk takes in its worker beside its tasks; with tasks as short as this, what is measured of
+the first ones is mostly that."""
+
 BYTES: Final = 1 << 20
 """Size of a chunk's items from which it does not grow; memory in flight is a few of these per worker."""
 
@@ -54,6 +62,7 @@ class Chunker:
         self._carried = 0.0
         self._most = settings.max_tasks_active or (LARGEST if self._fixed is None else sys.maxsize)
         self._last = 1
+        self._proven = 1  # the most tasks that have been measured together
         self._tasks = 0.0
         self._seconds = 0.0
         self._bytes_per_task = 0.0
@@ -76,14 +85,18 @@ class Chunker:
     @property
     def worth(self) -> int:
         """How many tasks make a chunk, as far as is known; 1 while nothing is."""
+        return self._tasks_of(TARGET)
+
+    def _tasks_of(self, seconds: float) -> int:
+        """Return how many tasks take so long, as far as is known; at least 1."""
         if not self._tasks:
             return 1
         per_task = self._seconds / self._tasks
-        return LARGEST if per_task * LARGEST <= TARGET else int(TARGET / per_task)
+        return LARGEST if per_task * LARGEST <= seconds else max(1, int(seconds / per_task))
 
     def slow_down(self) -> None:
         """Begin anew with small chunks: a task was slow that was not expected to be."""
-        self._last = 1
+        self._last = self._proven = 1
 
     def learn(self, tasks: int, seconds: float) -> None:
         """Take note that so many tasks took a worker so long.
@@ -92,8 +105,9 @@ class Chunker:
         follows an input that gets heavier as it goes.
         """
         if tasks:
+            self._proven = max(self._proven, tasks)
             self._tasks = self._tasks / 2 + tasks
-            self._seconds = self._seconds / 2 + seconds
+            self._seconds = self._seconds / 2 + max(seconds - ITSELF, seconds / 4)
 
     def learn_bytes(self, tasks: int, nbytes: int) -> None:
         """Take note of the size of a chunk's packed items."""
@@ -123,6 +137,8 @@ class Chunker:
         if self._bytes_per_task * size > BYTES:
             size = int(BYTES / self._bytes_per_task)
         if remaining is not None:
-            size = min(size, math.ceil(remaining / (ENDING * workers)))
+            share = math.ceil(remaining / (ENDING * workers))
+            fine = min(self._tasks_of(FINEST), max(self._proven, math.ceil(remaining / workers)))
+            size = min(size, max(share, fine))
         self._last = max(1, size)
         return self._last

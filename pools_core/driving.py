@@ -160,6 +160,11 @@ class Driver:
             return True
         if flow.waiter is None:
             flow.waiter = Waiter()
-        return pump.wait_until(
-            lambda: bool(flow.inbox) or flow.finished or flow.wound_up, flow.waiter, deadline
-        )
+        return pump.wait_until(lambda: _has_news(flow), flow.waiter, deadline)
+
+
+def _has_news(flow: Flow) -> bool:
+    """Whether there is something to do for the owner of a call."""
+    # A task that went together with others may have its value without a word of it in its inbox.
+    settled = flow.is_complete() and not flow.winding_up
+    return bool(flow.inbox) or flow.finished or flow.wound_up or settled

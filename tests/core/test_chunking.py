@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools_core.chunking import BYTES, ENDING, GROWTH, LARGEST, TARGET, Chunker
+from pools_core.chunking import BYTES, ENDING, FINEST, GROWTH, ITSELF, LARGEST, TARGET, Chunker
 from pools_core.options import CallSettings
 
 
@@ -165,16 +165,26 @@ def test_a_chunk_is_a_few_milliseconds_of_work(per_task, expected):
     made = chunker()
     for _ in range(4):
         size = made.next_size(None, 2)
-        made.learn(size, size * per_task)
+        made.learn(size, ITSELF + size * per_task)
 
     assert sizes(made, 2) == [expected] * 2
+
+
+def test_what_a_chunk_takes_by_itself_is_not_taken_for_its_tasks():
+    """At the start, chunks of one task are nearly nothing else; but no more than so much is believed."""
+    made, doubtful = chunker(), chunker()
+    made.learn(1, ITSELF + 1e-6)
+    doubtful.learn(1, ITSELF)
+
+    assert made.worth == pytest.approx(TARGET / 1e-6, abs=2)
+    assert doubtful.worth == pytest.approx(TARGET / (ITSELF / 4), abs=2)
 
 
 def test_sizes_follow_an_input_that_gets_heavier():
     """Old measurements count half with each new one: ten times the time is soon a tenth of the size."""
     made = chunker()
     for _ in range(10):
-        made.learn(100, 100 * TARGET / 1000.5)
+        made.learn(100, ITSELF + 100 * TARGET / 1000.5)
     for _ in range(4):
         sizes(made, 1)
     assert sizes(made, 1) == [1000]
@@ -182,7 +192,7 @@ def test_sizes_follow_an_input_that_gets_heavier():
     found = []
     for _ in range(12):
         found += sizes(made, 1)
-        made.learn(100, 100 * TARGET / 100.5)
+        made.learn(100, ITSELF + 100 * TARGET / 100.5)
 
     assert found == sorted(found, reverse=True)
     assert sizes(made, 1)[0] in (100, 101)
@@ -196,7 +206,7 @@ def test_and_one_that_gets_lighter():
 
     for _ in range(40):
         size = made.next_size(None, 2)
-        made.learn(size, size * TARGET / 200.5)
+        made.learn(size, ITSELF + size * TARGET / 200.5)
 
     assert sizes(made, 1)[0] in (199, 200)
 
@@ -228,24 +238,45 @@ def test_a_chunk_of_large_items_stays_small(nbytes, expected):
 def test_the_end_of_a_known_input_is_shared_out(remaining, workers, expected):
     """The rest makes at least two chunks for each worker, so that all end together."""
     made = chunker(10**9)
-    made.learn(1, 0.0)
+    made.learn(1, ITSELF + 0.6 * FINEST)
     sizes(made, 4)
 
-    assert made.next_size(remaining, workers) == expected
+    assert made.next_size(remaining, workers) == min(expected, made.worth)
 
 
 def test_a_whole_known_input_ends_in_single_tasks():
     """Each chunk is at most its share of what is left, so sizes fall off, and nothing is left out."""
     made = chunker(10_000)
-    made.learn(1, 0.0)
-    sizes(made, 4)
+    made.learn(1, ITSELF + FINEST)
+
+    found = cut(made, 100, workers=4)
+
+    assert sum(found) == 100
+    assert found == sorted(found, reverse=True)
+    assert found[1 - ENDING * 4 :] == [1] * (ENDING * 4 - 1)
+
+
+def test_tasks_of_no_time_are_not_cut_up_finely():
+    """What is left goes at once when it takes no time, and as many have been measured together."""
+    made = chunker(100_000)
+    for _ in range(4):
+        size = made.next_size(None, 4)
+        made.learn(size, ITSELF + size * 1e-6)
 
     found = cut(made, 10_000, workers=4)
 
     assert sum(found) == 10_000
-    assert found == sorted(found, reverse=True)
-    assert found[0] == 10_000 // (ENDING * 4)
-    assert found[1 - ENDING * 4 :] == [1] * (ENDING * 4 - 1)
+    assert min(found[:-1]) * 1e-6 >= FINEST - 1e-5
+    assert len(found) < 20
+
+
+def test_tasks_that_only_seem_to_take_no_time_go_to_all_workers():
+    """One that was measured by itself may have been an exception."""
+    made = chunker(1000)
+    made.learn(1, 0.0)
+    sizes(made, 4)
+
+    assert cut(made, 1000, workers=4)[:3] == [250, 188, 141]
 
 
 @pytest.mark.parametrize("most", [1, 5, 100])
@@ -276,7 +307,7 @@ def joined(size: int, per_task: float, length: int | None = None, **settings) ->
     found = []
     for _ in range(6):
         found.append(made.next_size(None, 2))
-        made.learn(found[-1], found[-1] * per_task)
+        made.learn(found[-1], ITSELF + found[-1] * per_task)
     return found
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pools_core import MakePool
 from pools_core.testing import tasks
+from pools_core.testing.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("lifeline")
 
@@ -76,14 +77,12 @@ def test_a_done_callback_does_not_wait_for_whoever_waits(pool, monkeypatch):
 def test_a_future_that_nobody_had_to_wait_for_makes_no_condition(pool):
     """Its end is kept, and can be asked for in all ways, but nothing was made for threads to wait at."""
     futures = [pool.submit(tasks.square, number) for number in range(200)]
-    wait(futures[-1:], 30)
-    pool.map(tasks.square, range(2))  # by now all have come
-    rest = futures[:-1]
+    wait_until(lambda: all(future.is_settled for future in futures), 30, "all results have come")
 
-    assert [future.result() for future in rest] == [number * number for number in range(199)]
-    assert not any("_condition" in vars(future) for future in rest)
-    assert all(future.done() and future.exception() is None for future in rest)
-    assert "state=finished returned int" in repr(rest[0])
+    assert [future.result() for future in futures] == [number * number for number in range(200)]
+    assert not any("_condition" in vars(future) for future in futures)
+    assert all(future.done() and future.exception() is None for future in futures)
+    assert "state=finished returned int" in repr(futures[0])
 
 
 def test_a_future_has_no_other_attributes(pool):

@@ -6,15 +6,17 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import CancelledError, as_completed
+from concurrent.futures import CancelledError, as_completed, wait
 from functools import partial
 
 import pytest
 
 from pools_core import MakePool
+from pools_core.bundle import AHEAD
 from pools_core.errors import SerializationError, TaskTimeoutError, WorkerDiedError
 from pools_core.testing.gate import Gate
 from pools_core.testing.tasks import first, note, pass_gate, runs
+from pools_core.testing.waiting import Background, wait_until
 
 TRIVIAL = 3_000
 DEADLINE = 20
@@ -227,3 +229,28 @@ def test_terminate_ends_all_of_them(pool):
     pool.terminate()
     for future in futures:
         assert future.cancelled() or future.exception(60) is None or "terminated" in str(future.exception(60))
+
+
+def test_one_that_is_waited_for_may_go_with_others(pool, bundles):
+    """What it returned is known to the thread that waits for it, whichever thread hears of it."""
+    with Gate() as gate:
+        assert not wait([pool.submit(same, number) for number in range(100)], 30).not_done
+        del bundles[:]
+        enough = AHEAD * pool.size
+        holders = [Background(pool.apply, pass_gate, (gate.address,)) for _ in range(enough)]
+        gate.wait_for(pool.size)
+        wait_until(lambda: len(pool._pump._feeder.bundler.out) == enough, 30, "all are on their way")
+        awaited = pool.submit(same, 3)
+        flow = awaited._flow
+        waiting = Background(awaited.result)
+        wait_until(lambda: flow.lent_to is not None, 30, "it is lent")
+        others = [pool.submit(same, number) for number in range(2)]
+        with pool._pump.lock:  # however long the first ones seemed to take on a busy machine
+            pool._pump._feeder.bundler.learn(flow.call, 10_000, 0.001)
+
+        gate.open()
+
+        assert waiting.result() == 3
+        assert [other.result(30) for other in others] == [0, 1]
+        assert [holder.result() for holder in holders] == [""] * enough
+        assert bundles == [3]
