@@ -359,9 +359,10 @@ class Pump:
             with self.lock:
                 self._delivery.deliver(events)
                 self._feeder.dispatch()
+                over = ready()
             if self._delivery.logged:
                 self._delivery.log()
-            return None
+            return over or None
         except BaseException:
             if self.leader is me and (events is not None or not engine.intact()):
                 self.torn = True
