@@ -4,7 +4,7 @@
 
 The bare ones are plain sockets that speak the packets and do nothing else: no signature, no function, no
 books.  The engine carries empty chunks to a node that runs them in threads.  All on this one machine,
-over one gearmand, in one run; best of three.
+over one gearmand, in one run, by turns; the best of five.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pools_core import Pool
 
 CAN_DO, NOOP, SUBMIT, CREATED, GRAB, NO_JOB, ASSIGN, COMPLETE, PRE_SLEEP = 1, 6, 7, 8, 30, 10, 31, 13, 4
 JOBS = 3_000
 IN_FLIGHT = 64
+SINGLES = 500
+ROUNDS = 5
 
 
 class Line:
@@ -106,7 +112,7 @@ def cluster(pool: str) -> Iterator[tuple[int, Path]]:
 
 def engine_rate(config: Path) -> float:
     """Return the seconds that the engine takes for ``JOBS`` empty chunks, 64 in flight."""
-    from pools_core.calls import Call, Chunk, Outcomes
+    from pools_core.calls import Call, Chunk, Outcomes, Returned
     from pools_core.payload import pack_batch, pack_function
     from pools_gearman.engine import GearmanEngine
     from pools_gearman.settings import read_settings
@@ -122,15 +128,19 @@ def engine_rate(config: Path) -> float:
             while sent < JOBS and sent - done < IN_FLIGHT:
                 sent += 1
                 engine.submit(Chunk(sent, call, 0, 1, items))
-            done += sum(isinstance(event, Outcomes) for event in engine.wait())
+            for event in engine.wait():
+                done += isinstance(event, Outcomes)
+                if isinstance(event, Returned):  # the node stood still for a while
+                    engine.submit(Chunk(event.chunk, call, 0, 1, items))
         return time.perf_counter() - began
     finally:
         engine.shutdown(wait=True, kill=True)
 
 
-def best(measure: Callable[[], float]) -> float:
-    """Return the shortest of three."""
-    return min(measure() for _ in range(3))
+def in_turn(*measures: Callable[[], float]) -> list[float]:
+    """Return the shortest time of each; by turns, so that all meet the same disturbances."""
+    rounds = [[measure() for measure in measures] for _ in range(ROUNDS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def main() -> None:
@@ -141,43 +151,41 @@ def main() -> None:
         worker = multiprocessing.get_context("spawn").Process(target=bare_worker, args=(port,), daemon=True)
         worker.start()
         bare(port, 100, 1)
-        one = best(lambda: bare(port, JOBS, 1)) / JOBS
-        many = best(lambda: bare(port, JOBS, IN_FLIGHT)) / JOBS
         large = os.urandom(1 << 20) * 64
-        bulk = best(lambda: bare(port, 1, 1, large))
-        worker.terminate()
-        worker.join()
-        chunks = best(lambda: engine_rate(config)) / JOBS
         with MakePool("gearman", config) as pool:
             pool.apply(abs, (1,))
 
             def singles() -> float:
                 began = time.perf_counter()
-                for number in range(500):
+                for number in range(SINGLES):
                     pool.submit(abs, number).result()
-                return (time.perf_counter() - began) / 500
+                return time.perf_counter() - began
 
             def large_there_and_back() -> float:
                 began = time.perf_counter()
                 assert len(pool.apply(bytes, (large,))) == len(large)
                 return time.perf_counter() - began
 
-            single, both = best(singles), best(large_there_and_back)
-    with cluster("multicore") as (_, config), MakePool("gearman", config) as pool:
-        pool.map(abs, range(10_000))
+            many, chunks = in_turn(lambda: bare(port, JOBS, IN_FLIGHT), lambda: engine_rate(config))
+            one, single = in_turn(lambda: bare(port, SINGLES, 1), singles)
+            bulk, both = in_turn(lambda: bare(port, 1, 1, large), large_there_and_back)
+        worker.terminate()
+        worker.join()
+    with (
+        cluster("multicore") as (_, config),
+        MakePool("gearman", config) as far,
+        MakePool("multicore", n_jobs=2) as near,
+    ):
 
-        def mapped() -> float:
+        def mapped(pool: Pool) -> float:
             began = time.perf_counter()
             pool.map(abs, range(100_000))
             return time.perf_counter() - began
 
-        here = best(mapped)
-    with MakePool("multicore", n_jobs=2) as pool:
-        pool.map(abs, range(10_000))
-        there = best(mapped)
+        there, here = in_turn(lambda: mapped(near), lambda: mapped(far))
     rows = (
-        ("chunks per second, 64 in flight", 1 / many, 1 / chunks),
-        ("us, one after another", one * 1e6, single * 1e6),
+        ("chunks per second, 64 in flight", JOBS / many, JOBS / chunks),
+        ("us, one after another", one / SINGLES * 1e6, single / SINGLES * 1e6),
         ("s, 64 MB there and back", bulk, both),
         ("s, map of 100,000 (multicore beside it)", there, here),
     )

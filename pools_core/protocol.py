@@ -8,7 +8,8 @@ or progress; those are written once, in the core, at both ends:
 
 Who calls what: a pool calls ``open``, ``submit``, ``cancel``, ``close`` and ``room`` from any thread,
 one at a time; it calls ``wait`` from one thread at a time, possibly while another is in ``submit``.
-``wake`` may come from anywhere.
+``wake`` may come from anywhere.  ``take_back`` is called by whoever has others to give a chunk to, such as
+the node of a cluster, as a pool calls ``submit``.
 """
 
 from __future__ import annotations
@@ -274,6 +275,18 @@ class Engine(abc.ABC):
             kill: also stop the task that is running, where the engine can; else that task is let
                 finish and the rest of the chunk is dropped.
         """
+
+    def take_back(self, chunk: Chunk) -> bool:
+        """Take a chunk back that has not begun, so that it can run elsewhere.  Never blocks.
+
+        Args:
+            chunk: one that was submitted.
+
+        Returns:
+            True if it has not begun and never will; nothing is said of it.  False if it may have begun, or
+            this engine cannot tell; nothing has changed.
+        """
+        return False
 
     @abc.abstractmethod
     def shutdown(self, wait: bool, kill: bool) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any
 
 from pools_core.calls import Chunk, Session
 
@@ -88,6 +89,16 @@ class WorkQueue:
         """Add ``work`` that only one worker may take."""
         with self._lock:
             self._put_own(worker, work)
+
+    def take_back(self, chunk: Chunk) -> bool:
+        """Take a chunk out again; return False if a worker has it already."""
+        with self._lock:
+            line: deque[Any] = self._common if chunk.worker is None else self._own.get(chunk.worker, deque())
+            for place, work in enumerate(line):
+                if isinstance(work, Chunk) and work.id == chunk.id:
+                    del line[place]
+                    return True
+            return False
 
     def take(self, worker: int) -> Work | None:
         """Return what this worker does next; blocks until there is something; None: end."""

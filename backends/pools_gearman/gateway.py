@@ -5,10 +5,10 @@
 
 An engine that runs tasks within ``wait`` (singlecore) gets its chunks from that thread, too.
 
-Where chunks of several units come from, no task may wait behind a slow one while another worker is idle,
-here or on another node.  So chunks of such a call do not wait in the engine's own line, nor does anything
-behind them, but in this one; and when they have waited for long, since every worker turns out to have a slow
-task, they go back, and nothing is fetched until one of these has ended.
+No chunk shall wait behind a slow one while a worker of another node is idle.  While chunks are short, some
+wait here and in the engine's own line, so that no worker has to; once they are long, none does.  That a chunk
+is slow is not known before it has ended.  So when for a while none has, every worker is taken to have a slow
+one: all that waits goes back (``Returned``) to whoever sent it, and nothing is fetched until one has ended.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import asyncio
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Returned, Session, SetupFailed
-from pools_core.protocol import Engine, Event
+from pools_core.protocol import Engine, Event, Logged
 from pools_core.workqueue import EndOf
 from pools_gearman.bodies import plain
 from pools_gearman.shared_loop import SharedLoop
@@ -42,7 +42,16 @@ LINE: Final = 0.010
 """Seconds of a chunk up to which the next is fetched before it has ended."""
 
 PATIENCE: Final = 0.005
-"""Seconds without the end of any chunk after which what waits in line goes back."""
+"""Seconds without the end of any chunk after which what waits goes back."""
+
+GRACE: Final = 0.001
+"""Seconds after that in which the other thread may say what has ended: perhaps the whole node stood still."""
+
+STEADY: Final = 3
+"""Times the usual chunk that this takes at the least: workers whose chunks end in turn get on."""
+
+AGAIN: Final = 1.0
+"""Seconds after which a node that gave chunks back though it knows of an idle worker asks for more."""
 
 DEEPEST: Final = 16
 """Chunks per worker in line at the most."""
@@ -51,7 +60,10 @@ MEMORY: Final = 0.9
 """Weight of the past in the running mean of chunk durations."""
 
 AHEAD: Final = 1
-"""Chunks that wait at an engine that runs them within ``wait``, beside the one that runs."""
+"""Short chunks that wait at an engine that runs them within ``wait``, beside the one that runs."""
+
+PROGRESS: Final = (*OF_A_CHUNK, Logged)
+"""What is said of chunks that are known to be under way."""
 
 
 class Gateway:
@@ -64,19 +76,18 @@ class Gateway:
 
     def __init__(self, engine: Engine, take: Callable[[Gateway, Sequence[Event]], None]) -> None:
         self.engine = engine
-        self.busy: dict[int, int] = {}
-        """The chunks that are with it, and which call each is of."""
+        self.busy: dict[int, Chunk] = {}
+        """The chunks that are with it, those that came first before others."""
         self._take = take
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SharedLoop)
         self._loop = loop
         self._calls: set[int] = set()
         self._line: OrderedDict[int, Chunk] = OrderedDict()
-        self._joining: set[int] = set()
-        self._joined: set[int] = set()
         self._ended = 0
         self._looking = False
         self._stuck = False
+        self._spent: dict[int, float] = {}
         self._seconds: float | None = None
         self._queue: queue.SimpleQueue[Chunk | EndOf | None] = queue.SimpleQueue()
         self._stopping = False
@@ -86,86 +97,102 @@ class Gateway:
 
     def room(self) -> int:
         """How many more chunks it can take to advantage."""
-        if self.engine.inline:
-            return 1 + AHEAD - len(self.busy)
         if self._stuck:
             return 0
+        if self.engine.inline:
+            return 1 + (AHEAD if self._is_brief(LINE) else 0) - len(self.busy)
         return self._spare() + self._ahead() - len(self._line)
+
+    def _is_brief(self, limit: float) -> bool:
+        """Whether the usual chunk is known to take no longer than this."""
+        return self._seconds is not None and self._seconds <= limit
 
     def _spare(self) -> int:
         """Return how many chunks to give the engine now.
 
         Threads that run out of short chunks fall asleep, and waking one takes longer than such a chunk.
         """
-        if self._joined:
-            return self._idle()
         room = self.engine.room()
-        if self.engine.same_process and self._seconds is not None and self._seconds < BRISK:
+        if self._stuck or not self._is_brief(LINE):
+            return min(room, self._idle())
+        if self.engine.same_process and self._is_brief(BRISK):
             room += SPARE * self.engine.size
         return room
 
     def _idle(self) -> int:
-        """Return how many workers have nothing to do."""
+        """Return how many workers have nothing to do, as far as is known."""
         return self.engine.size - (len(self.busy) - len(self._line))
-
-    def _has_place_for(self, chunk: Chunk) -> bool:
-        return self._spare() > 0 and (chunk.call.id not in self._joining or self._idle() > 0)
 
     def _ahead(self) -> int:
         """Return how many chunks are worth keeping in line: none, unless they are short."""
         if self._seconds is None:
             return 0
-        least = int(bool(self._joined) and self._seconds < LINE)
-        return self.engine.size * max(least, min(DEEPEST, int(WORTH / max(self._seconds, 1e-6))))
+        return self.engine.size * min(DEEPEST, int(WORTH / max(self._seconds, 1e-6)))
 
     def submit(self, chunk: Chunk) -> None:
-        """Have a chunk run."""
-        self.busy[chunk.id] = chunk.call.id
+        """Have a chunk run.  In the loop's own thread: timers begin here."""
+        self.busy[chunk.id] = self._line[chunk.id] = chunk
         if self.engine.inline:
             self._queue.put(chunk)
-            return
-        self._line[chunk.id] = chunk
-        if chunk.unit is not None:
-            self._joining.add(chunk.call.id)
-        self._fill()
-        if self._stuck:
-            self._give_back()
-        elif chunk.id in self._line and chunk.call.id in self._joining and not self._looking:
+        else:
+            self._fill()
+        if self._stuck and chunk.id in self._line:
+            self._give_back([chunk])
+        elif not self._looking:
             self._look_later()
 
-    def _impatient(self) -> list[int]:
-        """Return what waits in line and shall not wait for long."""
-        return [chunk.id for chunk in self._line.values() if chunk.call.id in self._joining]
+    # --- what waits for long --------------------------------------------------------------------------
 
     def _look_later(self) -> None:
+        """Look whether workers get on.
+
+        Also while there are no more chunks than workers: one may be at a task of a chunk that was cancelled.
+        """
+        patience = max(PATIENCE, STEADY * min(LINE, self._seconds or 0.0))
         self._looking = True
-        self._loop.call_later(PATIENCE, self._look, self._ended)
+        self._loop.call_later(patience, self._look, self._ended)
 
-    def _look(self, ended: int) -> None:
-        """Whether the line goes on."""
+    def _look(self, ended: int, surely: bool = False) -> None:
+        """Give back what waits, unless a chunk has ended since."""
         self._looking = False
-        if self._ended != ended and self._impatient():
+        if self._stopping or not self.busy:
+            return
+        if self._ended != ended:
             self._look_later()
-        elif not self._stopping:
-            self._give_back()
+        elif not surely:
+            self._looking = True
+            self._loop.call_later(GRACE, self._look, ended, True)
+        else:
+            self._give_back(list(self.busy.values()))
 
-    def _give_back(self) -> None:
-        """Each worker has a slow task: give back what shall not wait for that."""
-        doomed = self._impatient()
-        if doomed:
-            self._stuck = True
-            self._take(self, self._strike(doomed))
+    def _give_back(self, chunks: Iterable[Chunk]) -> None:
+        """Each worker has a slow chunk: give back those of these that wait."""
+        doomed = [chunk.id for chunk in chunks if self._withdraw(chunk)]
+        if not doomed:
+            return
+        if self._idle() > 0:
+            # A worker is at what was cancelled, or on its way, and will not say when it has nothing to do.
+            self._loop.call_later(AGAIN, self._try_again, self._ended)
+        self._stuck = True
+        self._take(self, [Returned(chunk) for chunk in doomed])
 
-    def _strike(self, doomed: list[int]) -> list[Event]:
-        """Take chunks out of the line; return what is to be said of them."""
-        for chunk in doomed:
-            del self._line[chunk]
-            del self.busy[chunk]
-        return [Returned(chunk) for chunk in doomed]
+    def _try_again(self, ended: int) -> None:
+        if self._ended == ended and not self._stopping:
+            self._stuck = False
+            self._take(self, ())
+
+    def _withdraw(self, chunk: Chunk) -> bool:
+        """Take a chunk back that no worker has begun; return False if one may have."""
+        waits = self._line.pop(chunk.id, None) is not None
+        if not waits and not self.engine.inline:
+            waits = self.engine.take_back(chunk)
+        if waits:
+            del self.busy[chunk.id]
+        return waits
+
+    # --- chunks and the engine ------------------------------------------------------------------------
 
     def _give(self, chunk: Chunk) -> None:
-        if chunk.call.id in self._joining:
-            self._joined.add(chunk.id)
         chunk = self._held(chunk)
         if chunk.call.id not in self._calls:
             self._calls.add(chunk.call.id)
@@ -177,7 +204,7 @@ class Gateway:
     def cancel(self, chunk: Chunk, kill: bool) -> None:
         """Stop a chunk; nothing more is said of it."""
         self._over(chunk.id)
-        if not self.engine.inline and self._line.pop(chunk.id, None) is None:
+        if self._line.pop(chunk.id, None) is None and not self.engine.inline:
             self.engine.cancel(chunk, kill)
             self._loop.call_soon(self._fill)  # not at once: others of the line may be cancelled as well
 
@@ -189,7 +216,7 @@ class Gateway:
     def _over(self, chunk: int) -> None:
         """A chunk is not with it any more."""
         self.busy.pop(chunk, None)
-        self._joined.discard(chunk)
+        self._spent.pop(chunk, None)
         self._ended += 1
         self._stuck = False
 
@@ -211,7 +238,6 @@ class Gateway:
 
     def close(self, call: Call) -> None:
         """Forget a call."""
-        self._joining.discard(call.id)
         if call.id in self._calls:
             self._calls.discard(call.id)
             self.engine.close(call)
@@ -242,11 +268,16 @@ class Gateway:
         while (work := self._queue.get()) is not None and not self._stopping:
             if isinstance(work, EndOf):
                 self.engine.end(work.session, work.leave)
-            elif work.id in self.busy:
+            elif self._begins(work):
                 self.engine.submit(work)
             else:
                 continue
             self._tell(self.engine.wait(0))
+
+    def _begins(self, chunk: Chunk) -> bool:
+        """Whether a chunk is to run: it has not gone back, and from here on cannot."""
+        with self._loop.lock:
+            return self._line.pop(chunk.id, None) is not None
 
     def _tell(self, events: Sequence[Event]) -> None:
         try:
@@ -260,19 +291,32 @@ class Gateway:
             events.append(event)
             if isinstance(event, SetupFailed):
                 events += self._give_up_line(self.busy.get(event.chunk))
-            if isinstance(event, Outcomes) and event.last:
-                past = event.seconds if self._seconds is None else self._seconds
-                self._seconds = MEMORY * past + (1 - MEMORY) * event.seconds
+            if isinstance(event, Outcomes):
+                self._learn(event)
             if isinstance(event, OF_A_CHUNK) and is_last(event):
                 self._over(event.chunk)
+        if self._stuck and not any(isinstance(event, PROGRESS) for event in said):
+            self._stuck = False  # of the end of what was cancelled nothing is said
         self._fill()
         self._take(self, events)
 
-    def _give_up_line(self, call: int | None) -> list[Event]:
+    def _learn(self, event: Outcomes) -> None:
+        """Take note of how long a chunk took, once it has ended."""
+        seconds = self._spent.get(event.chunk, 0.0) + event.seconds
+        if event.last:
+            past = seconds if self._seconds is None else self._seconds
+            self._seconds = MEMORY * past + (1 - MEMORY) * seconds
+        elif event.chunk in self.busy:
+            self._spent[event.chunk] = seconds
+
+    def _give_up_line(self, failed: Chunk | None) -> list[Event]:
         """Return what waits in line of a call that cannot be set up; else workers would try that for each."""
-        return self._strike([chunk.id for chunk in self._line.values() if chunk.call.id == call])
+        if failed is None:
+            return []
+        line = [chunk for chunk in self._line.values() if chunk.call.id == failed.call.id]
+        return [Returned(chunk.id) for chunk in line if self._withdraw(chunk)]
 
     def _fill(self) -> None:
         """Give the engine what waits in line, as it has room."""
-        while self._line and not self._stopping and self._has_place_for(next(iter(self._line.values()))):
+        while self._line and not self.engine.inline and not self._stopping and self._spare() > 0:
             self._give(self._line.popitem(last=False)[1])

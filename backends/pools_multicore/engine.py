@@ -262,13 +262,17 @@ class MulticoreEngine(Engine):
         """Take a chunk back from its line, or have its worker stop with it."""
         with self._lock:
             self._placement.start_workers()
-            if chunk in self._placement.homeless:
-                self._placement.homeless.remove(chunk)
+            self._placement.take_from_homeless(chunk)
             for worker in list(self._crew.workers.values()):
                 seat = next((seat for seat in worker.seats if seat.chunk.id == chunk.id), None)
                 if seat is not None:
                     self._placement.cancel(worker, seat, kill)
                     return
+
+    def take_back(self, chunk: Chunk) -> bool:
+        """Take a chunk back that has no place, or whose ticket is still there."""
+        with self._lock:
+            return not self.shut and self._placement.take_back(chunk)
 
     def shutdown(self, wait: bool, kill: bool) -> None:
         """End the workers: by SIGKILL, or with a frame that says so and that comes after their chunks."""

@@ -139,31 +139,56 @@ class Placement:
     def cancel(self, worker: WorkerHandle, seat: Seat, kill: bool) -> None:
         """Take a chunk back that a worker has, or have the worker stop with it."""
         seat.dropped = True
-        if seat.ticket and worker.board[CHUNK] != seat.chunk.id:
-            # It may still wait in line.  Tickets come in order, so those before it are taken back, too.
-            while seat in worker.seats:
-                ticket = worker.take_ticket()
-                if ticket is None:
-                    break
-                taken = next(one for one in worker.seats if one.ticket == ticket)
-                self.leave(worker, taken, None)
-                if not taken.dropped:
-                    self.homeless.append(taken.chunk)
-            if seat not in worker.seats:
-                self._engine.wake()
-                return
+        if self._take_from_line(worker, seat):
+            self._engine.wake()
+            return
         worker.board[REVOKED] = seat.chunk.id
         if kill and worker.process is not None:
             worker.condemned = True
             worker.process.kill(tree=True)
 
+    def take_back(self, chunk: Chunk) -> bool:
+        """Take a chunk back that no worker has begun; return False if one may have."""
+        if self.take_from_homeless(chunk):
+            return True
+        number = self._schedule.worker_of(chunk.id)
+        if number is None:
+            return False
+        worker = self._crew.workers[number]
+        return self._take_from_line(worker, next(one for one in worker.seats if one.chunk.id == chunk.id))
+
+    def take_from_homeless(self, chunk: Chunk) -> bool:
+        """Take a chunk back that has no place; return False if it has one."""
+        found = next((one for one in self.homeless if one.id == chunk.id), None)
+        if found is not None:
+            self.homeless.remove(found)
+        return found is not None
+
+    def _take_from_line(self, worker: WorkerHandle, seat: Seat) -> bool:
+        """Take a chunk back that waits in a worker's line; return False if the worker has it."""
+        if not seat.ticket or worker.board[CHUNK] == seat.chunk.id:
+            return False
+        # Tickets come in order, so those before it are taken back, too, and need another place.
+        while (taken := self._take_next(worker)) is not None and taken is not seat:
+            if not taken.dropped:
+                self.homeless.append(taken.chunk)
+                self._engine.wake()
+        return taken is not None
+
+    def _take_next(self, worker: WorkerHandle) -> Seat | None:
+        """Take back the oldest chunk in a worker's line; None if the worker has had them all."""
+        ticket = worker.take_ticket()
+        if ticket is None:
+            return None
+        seat = next(seat for seat in worker.seats if seat.ticket == ticket)
+        self.leave(worker, seat, None)
+        return seat
+
     def _steal(self, victim: WorkerHandle, place: Place) -> bool:
         """Move the oldest chunk in a worker's line to another place; False if there was none to move."""
-        ticket = victim.take_ticket()
-        if ticket is None:
+        seat = self._take_next(victim)
+        if seat is None:
             return False
-        seat = next(seat for seat in victim.seats if seat.ticket == ticket)
-        self.leave(victim, seat, None)
         if not seat.dropped:
             self.give(seat.chunk, place)
         return True

@@ -128,6 +128,10 @@ class Schedule:
             old = self._seconds
             self._seconds = seconds if old is None else MEMORY * old + (1 - MEMORY) * seconds
 
+    def worker_of(self, chunk: int) -> int | None:
+        """Return the worker that a chunk was sent to, and is not done with; None if there is none."""
+        return next((worker for worker, line in self._lines.items() if chunk in line), None)
+
     def is_idle(self, worker: int) -> bool:
         """Whether a worker has nothing to do."""
         return not self._lines[worker]

@@ -106,6 +106,14 @@ class ThreadsEngine(Engine):
                 self._out.discard(chunk.id)
                 self._dropped.add(chunk.id)
 
+    def take_back(self, chunk: Chunk) -> bool:
+        """Take a chunk out of the queue, if no thread has taken it."""
+        with self._lock:
+            if chunk.id not in self._out or not self._work.take_back(chunk):
+                return False
+            self._out.discard(chunk.id)
+            return True
+
     def shutdown(self, wait: bool, kill: bool) -> None:
         """End the threads after what they are doing; with ``kill`` without what is queued."""
         with self._lock:

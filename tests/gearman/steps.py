@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from pools_core import MakePool
-from pools_core.calls import Call, Chunk, Outcomes
+from pools_core.calls import Call, Chunk, Outcomes, Returned
 from pools_core.payload import pack_batch, pack_function
 from pools_core.testing import tasks
 from pools_gearman.engine import GearmanEngine
@@ -57,12 +57,18 @@ def at_once(config: str, measure: Callable[[Callable[[int], object]], None]) -> 
     engine.open(call)
     numbers = iter(range(1, sys.maxsize))
 
+    def submit(number: int) -> None:
+        engine.submit(Chunk(number, call, number, 1, pack_batch([number], "argument")))
+
     def run(count: int) -> None:
-        for number in range(count):
-            engine.submit(Chunk(next(numbers), call, number, 1, pack_batch([number], "argument")))
+        for _ in range(count):
+            submit(next(numbers))
         left = count
         while left:
-            left -= sum(isinstance(event, Outcomes) and event.last for event in engine.wait(30))
+            for event in engine.wait(30):
+                left -= isinstance(event, Outcomes) and event.last
+                if isinstance(event, Returned):
+                    submit(event.chunk)
 
     measure(run)
     engine.shutdown(wait=True, kill=True)

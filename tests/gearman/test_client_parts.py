@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import socket
 import threading
 
 import pytest
 
-from pools_core.calls import Call, Chunk, FailedTask, Outcomes, Packed, Refused, Returned, SetupFailed
+from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused
 from pools_core.errors import TransportError
-from pools_core.protocol import Engine, Logged, SessionOver
+from pools_core.protocol import Logged, SessionOver
 from pools_core.testing.waiting import wait_until
 from pools_gearman.callcache import MOST, CallCache
 from pools_gearman.connection import Connection
-from pools_gearman.gateway import Gateway
 from pools_gearman.intake import WINDOW, Line, share_out
 from pools_gearman.jobs import Job, JobBook, Server
 from pools_gearman.losses import Suspects
@@ -374,60 +372,3 @@ def test_the_bell_wakes_whoever_sleeps_and_nobody_else():
         shared.loop.inside(shared.reading.begin)
         assert shared.reading.sleep(0) == []
         shared.loop.inside(shared.reading.end)
-
-
-# --- a node's gateway ---------------------------------------------------------------------------------
-
-
-class SlowEngine(Engine):
-    """Takes two chunks, and says what the test has it say."""
-
-    size = 2
-
-    def __init__(self):
-        self.given = []
-        self._said = queue.SimpleQueue()
-
-    def room(self):
-        return 2 - len(self.given)
-
-    def submit(self, chunk):
-        self.given.append(chunk.id)
-
-    def say(self, event):
-        self.given.remove(event.chunk)
-        self._said.put([event])
-
-    def wait(self, timeout=None):
-        return self._said.get()
-
-    def wake(self):
-        self._said.put([])
-
-    def open(self, call): ...
-    def close(self, call): ...
-    def end(self, session, leave): ...
-    def cancel(self, chunk, kill): ...
-    def shutdown(self, wait, kill): ...
-
-
-def test_what_is_in_line_of_a_call_that_cannot_be_set_up_goes_back():
-    """Workers would try to set it up for each chunk; other calls have their turn."""
-    heard = queue.SimpleQueue()
-    engine = SlowEngine()
-    gateways = []
-    with Loop() as shared:
-        shared.loop.inside(lambda: gateways.append(Gateway(engine, lambda _, events: heard.put(events))))
-        (gateway,) = gateways
-        other = CHUNK._replace(id=5, call=CALL._replace(id=2))
-        for chunk in [*(CHUNK._replace(id=number) for number in range(1, 5)), other]:
-            shared.loop.inside(gateway.submit, chunk)
-        assert engine.given == [1, 2]
-
-        failed = SetupFailed(1, FailedTask(0, "E", "", "", "", "", None))
-        engine.say(failed)
-
-        assert heard.get(timeout=10) == [failed, Returned(3), Returned(4)]
-        assert engine.given == [2, 5]
-        assert set(gateway.busy) == {2, 5}
-        gateway.end(kill=True)

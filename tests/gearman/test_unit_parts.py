@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
-
 import pytest
 
-from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Returned, Shortened
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Shortened
 from pools_core.payload import pack_batch, unpack, unpack_batch
-from pools_core.protocol import Engine
 from pools_gearman import wire
 from pools_gearman.bodies import split
 from pools_gearman.cutting import first_of
-from pools_gearman.gateway import Gateway
 from pools_gearman.jobs import Job
 from pools_gearman.losses import MOST, Suspects
-from pools_gearman.shared_loop import SharedLoop
 from pools_gearman.signing import RefusedFrameError
 from pools_gearman.wire import Names, NodeId
 
 CALL = Call(1, Packed(b"nabs"))
 CHUNK = Chunk(7, CALL, 100, 10, pack_batch(range(10), "argument"), unit=2)
-SECONDS = 10
 
 
 def outcomes(first, size, last=False):
@@ -156,148 +148,3 @@ def test_whoever_calls_itself_a_node_and_makes_no_sense_is_none(slots):
     """Anybody can connect to a job server, under any name."""
     names = Names("space")
     assert names.nodes([f"12 127.0.0.1 pools/space/node/n1/t1/{slots} : pools/space/run"]) == {}
-
-
-# --- a node's gateway ---------------------------------------------------------------------------------
-
-
-class ShorteningEngine(Engine):
-    """Takes any number of chunks, and says what the test has it say."""
-
-    size = 2
-    shortens = True
-
-    def __init__(self):
-        self.given = []
-        self._said = queue.SimpleQueue()
-
-    def room(self):
-        return 64 - len(self.given)
-
-    def submit(self, chunk):
-        self.given.append(chunk.id)
-
-    def say(self, *events):
-        self._said.put(events)
-
-    def wait(self, timeout=None):
-        return self._said.get()
-
-    def wake(self):
-        self._said.put(())
-
-    def open(self, call): ...
-    def close(self, call): ...
-    def end(self, session, leave): ...
-    def cancel(self, chunk, kill): ...
-    def shutdown(self, wait, kill): ...
-
-
-class Bench:
-    """A gateway in a loop that a thread runs."""
-
-    def __init__(self):
-        self.loop = SharedLoop()
-        self.engine = ShorteningEngine()
-        self.heard = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self.loop.run_forever)
-
-    def __enter__(self):
-        self._thread.start()
-        self.inside(self._make)
-        return self
-
-    def _make(self):
-        self.gateway = Gateway(self.engine, lambda _, events: self.heard.put(list(events)))
-
-    def inside(self, function, *args):
-        """Do something in the loop's own thread, as packets do; return what comes of it."""
-
-        async def act():
-            return function(*args)
-
-        return asyncio.run_coroutine_threadsafe(act(), self.loop).result(SECONDS)
-
-    def submit(self, *numbers, unit=1):
-        for number in numbers:
-            self.inside(self.gateway.submit, CHUNK._replace(id=number, unit=unit))
-
-    def hear(self):
-        return self.heard.get(timeout=SECONDS)
-
-    def __exit__(self, *_):
-        self.gateway.end(kill=True)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(SECONDS)
-        self.loop.close()
-
-
-def ended(number):
-    return Outcomes(number, 0, 10, Packed(b""))
-
-
-def test_nothing_waits_in_the_engines_own_line_behind_units():
-    with Bench() as bench, bench.loop.lock:  # so that no time passes for the loop
-        bench.gateway.submit(CHUNK._replace(id=1))
-        for number in (2, 3):
-            bench.gateway.submit(CHUNK._replace(id=number, unit=None))
-        assert bench.engine.given == [1, 2], "others of the same call do not either"
-
-
-def test_without_units_the_engines_line_is_used():
-    with Bench() as bench:
-        bench.submit(1, 2, 3, unit=None)
-        assert bench.engine.given == [1, 2, 3]
-
-
-def test_what_waits_for_long_goes_back_and_nothing_is_fetched():
-    """Until one has ended; what was asked for before goes back, too."""
-    with Bench() as bench:
-        bench.submit(1, 2)
-        bench.engine.say(Shortened(1, 2), Shortened(2, 2))
-        assert bench.hear() == [Shortened(1, 2), Shortened(2, 2)]
-        assert set(bench.gateway.busy) == {1, 2}
-        bench.submit(3)
-        assert bench.hear() == [Returned(3)]
-        assert bench.inside(bench.gateway.room) == 0
-        bench.submit(4)
-        assert bench.hear() == [Returned(4)]
-
-        bench.engine.say(ended(1))
-        assert bench.hear() == [ended(1)]
-        assert bench.inside(bench.gateway.room) > 0
-        bench.submit(5)
-        assert bench.engine.given == [1, 2, 5]
-
-
-def test_what_may_wait_does():
-    """Chunks of a call that has no units."""
-    with Bench() as bench:
-        bench.submit(1, 2)
-        other = CALL._replace(id=2)
-        bench.inside(bench.gateway.submit, CHUNK._replace(id=3, call=other, unit=None))
-        bench.submit(4)
-        assert bench.hear() == [Returned(4)]
-        bench.engine.say(ended(1))
-        assert bench.hear() == [ended(1)]
-        assert bench.engine.given == [1, 2, 3]
-
-
-def test_what_is_cancelled_makes_way():
-    with Bench() as bench:
-        bench.submit(1, 2, 3)
-        assert bench.hear() == [Returned(3)]
-        bench.inside(bench.gateway.cancel, CHUNK._replace(id=2), True)
-        bench.submit(4)
-        assert bench.engine.given == [1, 2, 4]
-
-
-def test_a_call_that_is_over_is_forgotten():
-    """Its number may be another's later."""
-    with Bench() as bench:
-        bench.submit(1)
-        bench.engine.say(ended(1))
-        bench.hear()
-        bench.inside(bench.gateway.close, CALL)
-        bench.submit(2, 3, 4, unit=None)
-        assert bench.engine.given == [1, 2, 3, 4]
