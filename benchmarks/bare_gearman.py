@@ -3,8 +3,8 @@
     python -m benchmarks.bare_gearman
 
 The bare ones are plain sockets that speak the packets and do nothing else: no signature, no function, no
-books.  The engine carries empty chunks to a node that runs them in threads.  All on this one machine,
-over one gearmand, in one run, by turns; the best of five.
+books.  The engine carries empty chunks to a node of two workers, processes or threads.  All on this one
+machine, over one gearmand, in one run, by turns; the best of five.
 """
 
 from __future__ import annotations
@@ -143,55 +143,73 @@ def in_turn(*measures: Callable[[], float]) -> list[float]:
     return [min(times) for times in zip(*rounds, strict=True)]
 
 
-def main() -> None:
-    """Measure and print."""
+Row = tuple[str, float, float]
+
+
+def beside_bare(local: str) -> list[Row]:
+    """Measure the engine beside the bare client and worker, with nodes that run tasks in this local pool."""
     from pools_core import MakePool
 
-    with cluster("threads") as (port, config):
+    with cluster(local) as (port, config), MakePool("gearman", config) as pool:
         worker = multiprocessing.get_context("spawn").Process(target=bare_worker, args=(port,), daemon=True)
         worker.start()
         bare(port, 100, 1)
+        pool.apply(abs, (1,))
         large = os.urandom(1 << 20) * 64
-        with MakePool("gearman", config) as pool:
-            pool.apply(abs, (1,))
 
-            def singles() -> float:
-                began = time.perf_counter()
-                for number in range(SINGLES):
-                    pool.submit(abs, number).result()
-                return time.perf_counter() - began
+        def singles() -> float:
+            began = time.perf_counter()
+            for number in range(SINGLES):
+                pool.submit(abs, number).result()
+            return time.perf_counter() - began
 
-            def large_there_and_back() -> float:
-                began = time.perf_counter()
-                assert len(pool.apply(bytes, (large,))) == len(large)
-                return time.perf_counter() - began
+        def large_there_and_back() -> float:
+            began = time.perf_counter()
+            assert len(pool.apply(bytes, (large,))) == len(large)
+            return time.perf_counter() - began
 
-            many, chunks = in_turn(lambda: bare(port, JOBS, IN_FLIGHT), lambda: engine_rate(config))
-            one, single = in_turn(lambda: bare(port, SINGLES, 1), singles)
-            bulk, both = in_turn(lambda: bare(port, 1, 1, large), large_there_and_back)
+        many, chunks = in_turn(lambda: bare(port, JOBS, IN_FLIGHT), lambda: engine_rate(config))
+        one, single = in_turn(lambda: bare(port, SINGLES, 1), singles)
+        bulk, both = in_turn(lambda: bare(port, 1, 1, large), large_there_and_back)
         worker.terminate()
         worker.join()
+    return [
+        ("chunks per second, 64 in flight", JOBS / many, JOBS / chunks),
+        ("us, one after another", one / SINGLES * 1e6, single / SINGLES * 1e6),
+        ("s, 64 MB there and back", bulk, both),
+    ]
+
+
+def beside_multicore() -> Row:
+    """Measure a map on a cluster of one node beside the pool that the node has."""
+    from pools_core import MakePool
+
+    def mapped(pool: Pool) -> float:
+        began = time.perf_counter()
+        pool.map(abs, range(100_000))
+        return time.perf_counter() - began
+
     with (
         cluster("multicore") as (_, config),
         MakePool("gearman", config) as far,
         MakePool("multicore", n_jobs=2) as near,
     ):
-
-        def mapped(pool: Pool) -> float:
-            began = time.perf_counter()
-            pool.map(abs, range(100_000))
-            return time.perf_counter() - began
-
         there, here = in_turn(lambda: mapped(near), lambda: mapped(far))
-    rows = (
-        ("chunks per second, 64 in flight", JOBS / many, JOBS / chunks),
-        ("us, one after another", one / SINGLES * 1e6, single / SINGLES * 1e6),
-        ("s, 64 MB there and back", bulk, both),
-        ("s, map of 100,000 (multicore beside it)", there, here),
-    )
-    print(f"{'':40} {'bare':>10} {'gearman':>10}   ratio")
+    return "s, map of 100,000 (multicore beside it)", there, here
+
+
+def show(title: str, rows: list[Row]) -> None:
+    """Print a table."""
+    print(f"{title:40} {'bare':>10} {'gearman':>10}   ratio")
     for name, theirs, ours in rows:
         print(f"{name:40} {theirs:10.3f} {ours:10.3f}   {ours / theirs:.2f}")
+
+
+def main() -> None:
+    """Measure and print."""
+    for local in ("multicore", "threads"):
+        show(f"a node of {local}", beside_bare(local))
+    show("", [beside_multicore()])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.calls import Call, Convention, Packed, Session
@@ -72,8 +72,8 @@ class CallBook:
     ) -> tuple[Call, bool]:
         """Return a call of a function for single tasks, and whether it is kept for the next time.
 
-        Only plain functions that travel by name are kept: anything else may have changed in the
-        meantime, its state or its closure.
+        Only what travels by name and has no state of its own is kept: functions and classes of modules.
+        Anything else may have changed in the meantime, its state or its closure.
 
         Args:
             func: the function.
@@ -81,7 +81,7 @@ class CallBook:
             claim: on what workers set up for it.
         """
         session = None if claim is None else claim.session
-        if (claim and claim.own) or type(func) is not FunctionType or self._pump.engine.same_process:
+        if (claim and claim.own) or not _has_no_state(func) or self._pump.engine.same_process:
             return self.new(func, Convention.APPLY, settings, session), False
         key: object = func
         if settings is not DEFAULTS or session is not None:
@@ -154,3 +154,11 @@ class CallBook:
             self._pump.repair()
             self._open[call.id] = call
             self._pump.carefully(self._pump.engine.open, call)
+
+
+def _has_no_state(func: Callable[..., Any]) -> bool:
+    """Whether this is a function or a class, and not a method or any other object that can be called."""
+    kind = type(func)
+    if kind is BuiltinFunctionType:
+        return type(func.__self__) is ModuleType  # type: ignore[attr-defined]  # else a method, as of a list
+    return kind is FunctionType or kind is type

@@ -254,6 +254,18 @@ class Engine(abc.ABC):
             timeout: seconds after which to return an empty sequence; None for no limit.
         """
 
+    def fileno(self) -> int | None:
+        """Return a descriptor that can be read from once ``wait`` has something to do, or None.
+
+        With it, an event loop can take the place of a thread in ``wait``: it calls ``wait(0)`` when the
+        descriptor can be read from, when it is ``due``, and after anything else that it asks of the engine.
+        """
+        return None
+
+    def due(self) -> float | None:
+        """Return the seconds until ``wait`` has something to do by itself; None if nothing is to come."""
+        return None
+
     def intact(self) -> bool:
         """Whether an exception that left ``wait`` (Ctrl-C) cannot have lost an event or torn the books.
 

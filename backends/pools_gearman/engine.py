@@ -196,7 +196,8 @@ class GearmanEngine(Engine):
                     self._woken = False
                     self._learn(events)
                     break
-                self._act(self._thread.inside, self._reading.begin)
+                if not self._reading.begin():
+                    self._act(self._thread.inside, self._reading.borrow)
             self._touching = False
             try:
                 ready = self._reading.sleep(left)

@@ -1,7 +1,8 @@
 """A node's local pool, driven by its engine: chunks in, events out, nothing opened on the way.
 
     submit (loop's thread) ─▶ engine of the local pool ─▶ its workers
-    take   (in the loop)   ◀─ a thread that waits on the engine, and acts in the loop itself
+    take   (in the loop)   ◀─ the loop itself, where the engine has a descriptor (multicore),
+                              else a thread that waits on the engine, and acts in the loop
 
 An engine that runs tasks within ``wait`` (singlecore) gets its chunks from that thread, too.
 
@@ -91,9 +92,16 @@ class Gateway:
         self._seconds: float | None = None
         self._queue: queue.SimpleQueue[Chunk | EndOf | None] = queue.SimpleQueue()
         self._stopping = False
-        work = self._run_inline if engine.inline else self._wait
-        self._thread = threading.Thread(target=work, name="pools-node", daemon=True)
-        self._thread.start()
+        self._turning = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._number = None if engine.inline else engine.fileno()
+        self._thread: threading.Thread | None = None
+        if self._number is not None:
+            loop.add_reader(self._number, self._turn)
+        else:
+            work = self._run_inline if engine.inline else self._wait
+            self._thread = threading.Thread(target=work, name="pools-node", daemon=True)
+            self._thread.start()
 
     def room(self) -> int:
         """How many more chunks it can take to advantage."""
@@ -198,6 +206,8 @@ class Gateway:
             self._calls.add(chunk.call.id)
             self.engine.open(chunk.call)
         self.engine.submit(chunk)
+        if self._number is not None and self.engine.due() == 0:
+            self._turn_soon()
         if chunk.call.limited:
             self.engine.wake()  # whoever waits on it already does so without that limit
 
@@ -206,6 +216,7 @@ class Gateway:
         self._over(chunk.id)
         if self._line.pop(chunk.id, None) is None and not self.engine.inline:
             self.engine.cancel(chunk, kill)
+            self._turn_soon()
             self._loop.call_soon(self._fill)  # not at once: others of the line may be cancelled as well
 
     def drop(self, chunk: Chunk) -> None:
@@ -241,6 +252,7 @@ class Gateway:
         if call.id in self._calls:
             self._calls.discard(call.id)
             self.engine.close(call)
+            self._turn_soon()
 
     def end(self, *, kill: bool) -> None:
         """End the engine and its workers; blocks until they have ended.
@@ -255,9 +267,31 @@ class Gateway:
         self._queue.put(None)
         self.engine.wake()
         in_process = self.engine.same_process
-        self._thread.join(0.5 if kill and in_process else None)
+        if self._number is not None:
+            self._loop.inside(self._loop.remove_reader, self._number)
+        if self._thread is not None:
+            self._thread.join(0.5 if kill and in_process else None)
         if not (kill and in_process):
             self.engine.shutdown(wait=True, kill=kill)
+
+    def _turn_soon(self) -> None:
+        """Have an engine that no thread waits on do what it was asked for, once all has been asked."""
+        if self._number is not None and not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """In the loop: have an engine that no thread waits on do what there is to be done."""
+        self._turning = False
+        if self._stopping:
+            return
+        self._arrived(self.engine.wait(0))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.engine.due()
+        if due is not None:
+            self._timer = self._loop.call_later(due, self._turn)
 
     def _wait(self) -> None:
         while not self._stopping:

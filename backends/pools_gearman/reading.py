@@ -68,17 +68,20 @@ class SharedReading:
         if number is not None:
             self.selector.unregister(number)
 
-    def begin(self) -> None:
-        """This thread is about to sleep."""
+    def begin(self) -> bool:
+        """This thread is about to sleep; return whether it has the connections, or has to ``borrow`` them."""
         self._asleep = self._waiting = True
         self._waits += 1
-        if not self._lent:
-            self._lent = True
-            for connection in self._connections:
-                connection.lend()
-            if not self._looking and not self._closed:
-                self._looking = True
-                self._loop.call_soon_threadsafe(self._look)
+        return self._lent
+
+    def borrow(self) -> None:
+        """Have the loop not read for as long as there are waits that follow each other closely."""
+        self._lent = True
+        for connection in self._connections:
+            connection.lend()
+        if not self._looking and not self._closed:
+            self._looking = True
+            self._loop.call_soon_threadsafe(self._look)
 
     def sleep(self, timeout: float | None) -> Ready:
         """Sleep until something can be read, or the bell rings."""

@@ -149,6 +149,11 @@ class Crew:
 
     # --- what is for them -----------------------------------------------------------------------------
 
+    @property
+    def has_to_send(self) -> bool:
+        """Whether something was left for whoever waits to send, or to start."""
+        return bool(self._deferred) or self.has_unborn
+
     def flush_soon(self, worker: WorkerHandle) -> None:
         """Send what waits for a busy worker together, by whoever waits, before it sleeps.
 

@@ -248,6 +248,18 @@ class MulticoreEngine(Engine):
                 soonest.append(due)
         return min(soonest, default=None)
 
+    def fileno(self) -> int | None:
+        """Return the selector's own descriptor, where it has one: epoll and kqueue."""
+        number = getattr(self._selector, "fileno", None)
+        return None if number is None else number()
+
+    def due(self) -> float | None:
+        """Return the seconds to the next time limit; 0 if there is something to send, or to start."""
+        with self._lock:
+            if self._is_killed():
+                return None
+            return 0 if self._crew.has_to_send or self._placement.homeless else self._patience(None)
+
     def intact(self) -> bool:
         """An interrupt that came while the selector slept has done no harm."""
         return not self._touching

@@ -1,13 +1,16 @@
-"""What a future of a pool costs, and which thread brings it its result."""
+"""What a single task costs, what its future costs, and which thread brings it its result."""
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
 from concurrent.futures import wait
 
 import pytest
 
 from pools_core import MakePool
+from pools_core.payload import pack_function
 from pools_core.testing import tasks
 from pools_core.testing.waiting import wait_until
 
@@ -91,3 +94,27 @@ def test_a_future_has_no_other_attributes(pool):
 
     assert not hasattr(future, "_nothing")
     assert future.result(30) == 4
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "value", "packed"),
+    [
+        (tasks.square, 3, 9, 1),
+        (abs, -3, 3, 1),
+        (math.sqrt, 9.0, 3.0, 1),
+        (str, 3, "3", 1),
+        ([1, 2, 3].index, 3, 2, 3),
+        (functools.partial(tasks.add, 1), 2, 3, 3),
+    ],
+    ids=["function", "builtin", "module", "class", "method", "partial"],
+)
+def test_a_function_is_packed_once_unless_it_may_have_changed(monkeypatch, function, argument, value, packed):
+    """What workers look up by its name is the same each time."""
+    times = []
+    monkeypatch.setattr(
+        "pools_core.callbook.pack_function", lambda *args: times.append(args) or pack_function(*args)
+    )
+    with MakePool("multicore", n_jobs=1) as pool:
+        assert [pool.apply(function, (argument,)) for _ in range(3)] == [value] * 3
+
+    assert len(times) == packed

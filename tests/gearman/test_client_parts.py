@@ -311,6 +311,13 @@ def line_of(shared, received):
     return connections[-1], theirs
 
 
+def begin_to_wait(shared):
+    """Be about to sleep in this thread."""
+    with shared.loop.lock:
+        if not shared.reading.begin():
+            shared.loop.inside(shared.reading.borrow)
+
+
 def created(number):
     """A JOB_CREATED packet."""
     handle = b"H:%d" % number
@@ -323,7 +330,7 @@ def test_whoever_waits_reads():
     with Loop() as shared:
         connection, theirs = line_of(shared, received)
         with theirs:
-            shared.loop.inside(shared.reading.begin)
+            begin_to_wait(shared)
             theirs.sendall(created(1))
             shared.loop.inside(shared.reading.take, shared.reading.sleep(10))
             assert received == [(b"H:1", threading.current_thread())]
@@ -351,7 +358,7 @@ def test_a_connection_that_ends_while_a_thread_reads_is_the_loops_again():
         with theirs:
             over = threading.Event()
             shared.loop.inside(lambda: connection.lost.add_done_callback(lambda _: over.set()))
-            shared.loop.inside(shared.reading.begin)
+            begin_to_wait(shared)
             theirs.sendall(created(1))
             theirs.shutdown(socket.SHUT_RDWR)
             while not over.is_set():
@@ -363,12 +370,12 @@ def test_a_connection_that_ends_while_a_thread_reads_is_the_loops_again():
 def test_the_bell_wakes_whoever_sleeps_and_nobody_else():
     with Loop() as shared:
         shared.loop.inside(shared.reading.ring)  # nobody sleeps: not kept
-        shared.loop.inside(shared.reading.begin)
+        begin_to_wait(shared)
         assert shared.reading.sleep(0) == []
         shared.loop.inside(shared.reading.ring)
         ready = shared.reading.sleep(10)
         assert len(ready) == 1
         shared.loop.inside(shared.reading.take, ready)
-        shared.loop.inside(shared.reading.begin)
+        begin_to_wait(shared)
         assert shared.reading.sleep(0) == []
         shared.loop.inside(shared.reading.end)
