@@ -118,8 +118,12 @@ class Flow(abc.ABC):
     """The user's, called before the result counts as ready."""
     claim: Claim | None = None
     """On what workers set up for it."""
-    session: Session | None = None
-    """What workers set up for this call alone."""
+    sessions: tuple[Session, ...] = ()
+    """What workers set up for this call alone: one, and another once its functions went by value."""
+    former: tuple[Claim, ...] = ()
+    """On what they were set up with before that; chunks of it may still be out."""
+    unwound = 0
+    """How many of its sessions workers are taking down."""
     winding_up = False
     """Whether all tasks are settled, and workers are taking the session down."""
     wound_up = False
@@ -190,12 +194,13 @@ class Flow(abc.ABC):
     def hold(self, claim: Claim | None) -> None:
         """Hold on to what workers set up, until the call is over."""
         self.claim = claim
-        self.session = claim.session if claim is not None and claim.own else None
+        self.sessions = (claim.session,) if claim is not None and claim.own else ()
 
     def release(self) -> None:
         """Let go of all but the result: the call is over, but who holds its result may do so for long."""
         self.pool = None
         self.claim = None
+        self.former = ()
         self.function = _over
         self._again.clear()
         self.in_flight.clear()

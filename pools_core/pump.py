@@ -184,13 +184,14 @@ class Pump:
             return
         with self.lock:  # or another thread that leads might say that it is over before it has begun here
             flow.winding_up = True
-            flow.wound_up = flow.session is None or not self.sessions.end(
-                flow.session, functools.partial(self._wound_up, flow)
-            )
+            tell = functools.partial(self._wound_up, flow)
+            flow.unwound = sum([self.sessions.end(session, tell) for session in flow.sessions])
+            flow.wound_up = not flow.unwound
 
     def _wound_up(self, flow: Flow) -> None:
-        """All workers have taken a call's session down.  Under the lock."""
-        flow.wound_up = True
+        """All workers have taken one of a call's sessions down.  Under the lock."""
+        flow.unwound -= 1
+        flow.wound_up = not flow.unwound
         self.rouse(flow)
 
     def rouse(self, flow: Flow) -> None:
@@ -202,9 +203,9 @@ class Pump:
 
     def finish(self, flow: Flow) -> None:
         """End a call that is complete."""
-        failure = None if flow.session is None else self.sessions.failure(flow.session)
+        failures = [self.sessions.failure(session) for session in flow.sessions]
         if flow.error is None:
-            flow.error = failure
+            flow.error = next((failure for failure in failures if failure is not None), None)
         if isinstance(flow, MapFlow):
             flow.end()
         self._end(flow, flow.error)
@@ -241,8 +242,8 @@ class Pump:
                 return
             flow.finished = True
             flow.error = error
-            if flow.session is not None:
-                self.sessions.drop(flow.session)
+            for session in flow.sessions:
+                self.sessions.drop(session)
             if not flow.keeps_call:
                 self.book.close(flow.call)
             self.background.leave(flow)

@@ -264,9 +264,13 @@ class Sessions:
         return session
 
     def by_value(self, flow: Flow) -> Session:
-        """Return the session of a call anew, with its functions' code: a worker did not know them by name."""
+        """Return the session of a call anew, with its functions' code: a worker did not know them by name.
+
+        Others may: chunks of the old one may still be out, and it is taken down along with the new one.
+        """
         old = flow.call.session
         assert old is not None
+        assert flow.claim is not None
         settings = flow.settings
         if old.init is None and old.exit is None:
             return old
@@ -276,12 +280,15 @@ class Sessions:
         )
         new = old._replace(id=next(self._ids), init=init, exit=leave)
         with self._pump.lock:
-            record = self._records[new.id] = _Record(new, flow.session is None, False, [])
+            own = flow.claim.own
+            known = self._records.get(old.id) if own else None
+            ends = [] if known is None else known.ends  # what comes of both is the call's
+            record = self._records[new.id] = _Record(new, not own, False, ends)
             self._latest = record
-            flow.claim = Claim(new, own=True) if flow.session is not None else self._claim(new)
-            if flow.session is not None:
-                flow.session = new
-                self.drop(old)
+            flow.former = (*flow.former, flow.claim)
+            flow.claim = Claim(new, own=True) if own else self._claim(new)
+            if own:
+                flow.sessions = (*flow.sessions, new)
             elif self._kept is not None and self._kept[2] is old:
                 self._kept = (*self._kept[:2], new)
                 self._former.append(old)

@@ -103,7 +103,7 @@ class TaskFlow(Flow):
 
     def may_join(self) -> bool:
         """Whether it may go to a worker together with others."""
-        alone = self.session is not None or self.settings.seed is not None or not self.keeps_call
+        alone = bool(self.sessions) or self.settings.seed is not None or not self.keeps_call
         return self.joins and self._plain and self._to_send and not self.finished and not alone
 
     def set_off(self) -> bool:

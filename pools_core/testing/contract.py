@@ -15,6 +15,7 @@ Each chapter is a class in a module of its own:
     contract_lives      how long workers and their state live; calls that end before their time
     contract_worker_failures    init and exit functions that fail
     contract_shared     shared objects, a fixed order of workers, bounds on input
+    contract_functions  functions that workers cannot look up
 
 A backend's author needs only ``PoolContract``.
 """
@@ -25,6 +26,7 @@ from pools_core.testing.contract_async import AsyncContract
 from pools_core.testing.contract_deaths import DeathsContract
 from pools_core.testing.contract_errors import ErrorsContract
 from pools_core.testing.contract_feeding import FeedingContract
+from pools_core.testing.contract_functions import FunctionsContract
 from pools_core.testing.contract_futures import FuturesContract
 from pools_core.testing.contract_lifecycle import LifecycleContract
 from pools_core.testing.contract_lives import LivesContract
@@ -50,5 +52,6 @@ class PoolContract(
     LivesContract,
     WorkerFailuresContract,
     SharedContract,
+    FunctionsContract,
 ):
     """Subclass it as ``Test...``, supply ``make_pool``, and say what the backend is."""

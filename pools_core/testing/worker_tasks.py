@@ -201,6 +201,11 @@ def shared_at_gate(gate: Address, shared: Any, item: Any) -> None:
     pass_gate(gate, str(item))
 
 
+def wait_at_gate(gate: Address, given: Any, item: Any) -> None:
+    """Likewise, whatever the session gives."""
+    pass_gate(gate, str(item))
+
+
 def shared_and_nothing(shared: Any, item: Any) -> None:
     """Have a shared object, and return nothing."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from pools_core.errors import TransportError, UnsupportedOptionError
 from pools_core.testing import tasks, worker_tasks
+from pools_core.testing.contract_functions import only_here
 from pools_core.testing.waiting import Background, wait_until
 from pools_core.testing.worker_tasks import begun, ended, life_of
 
@@ -44,6 +45,17 @@ def test_every_node_takes_its_workers_down(cluster, tmp_path):
         assert ended(log) == []
     assert Counter(ended(log)) == Counter(begun(log))
     assert sum(count for _, count in pool.get_exit_results()) == 80
+
+
+def test_workers_that_do_not_know_the_functions_are_not_killed(cluster, tmp_path):
+    """The first one refuses while the second one still starts, with a chunk of the session as it was."""
+    node = cluster.start_node()
+    with cluster.pool(use_worker_state=True) as pool, only_here(tmp_path) as here:
+        assert pool.apply(worker_tasks.count_anew, (1,)) == 1
+        options = {"worker_init": here.set_up, "worker_exit": here.take_down}
+        assert pool.map(here.step, range(40), 1, **options) == list(range(1, 41))
+        assert set(pool.get_exit_results()) == {"left"}
+    assert "died" not in node.says()
 
 
 def test_a_lost_node_has_said_what_it_had_to_say(cluster, tmp_path):
