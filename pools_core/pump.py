@@ -183,15 +183,15 @@ class Pump:
         if flow.winding_up:
             return
         with self.lock:  # or another thread that leads might say that it is over before it has begun here
-            flow.winding_up = True
             tell = functools.partial(self._wound_up, flow)
             flow.unwound = sum([self.sessions.end(session, tell) for session in flow.sessions])
             flow.wound_up = not flow.unwound
+            flow.winding_up = True  # last: after an interrupt it is done once more
 
     def _wound_up(self, flow: Flow) -> None:
         """All workers have taken one of a call's sessions down.  Under the lock."""
         flow.unwound -= 1
-        flow.wound_up = not flow.unwound
+        flow.wound_up = flow.unwound <= 0
         self.rouse(flow)
 
     def rouse(self, flow: Flow) -> None:
