@@ -3,8 +3,8 @@
     pip install 'pools-core[gearman]' distributed ray
     python -m benchmarks.clusters
 
-Each has two workers and maps a trivial function, chunk sizes left to each; best of three, in one run.  What
-is not installed is left out.
+Each has two workers and maps a trivial function over a hundred thousand and a million numbers, chunk sizes
+left to each; best of three, in one run.  What is not installed is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.bare_gearman import cluster
 from benchmarks.tasks import inc
 
 WORKERS = 2
-TASKS = 100_000
+TASKS = (100_000, 1_000_000)
 FEWER = 5_000
 """For a library that takes a second for so many."""
 
@@ -78,7 +78,8 @@ def rate(mapped: Map, tasks: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    rates: dict[str, float] = {}
+    ours: dict[int, float] = {}
+    print(f"{'tasks per second':20}" + "".join(f"{tasks:>14,} {'ours / theirs':>14}" for tasks in TASKS))
     for name, (library, module) in LIBRARIES.items():
         if importlib.util.find_spec(module) is None:
             print(f"{name:20} not installed")
@@ -86,8 +87,12 @@ def main() -> None:
         with library() as mapped:
             mapped(range(WORKERS))
             found = rate(mapped, FEWER)
-            rates[name] = rate(mapped, TASKS) if found > FEWER else found
-        print(f"{name:20} {rates[name]:12,.0f} tasks/s   ours / theirs {rates['gearman'] / rates[name]:8.1f}")
+            rates = {tasks: rate(mapped, tasks) if found > FEWER else found for tasks in TASKS}
+        ours = ours or rates
+        print(
+            f"{name:20}"
+            + "".join(f"{rates[tasks]:14,.0f} {ours[tasks] / rates[tasks]:14.1f}" for tasks in TASKS)
+        )
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class Bundle:
             for offset in range(self._received, size):
                 self._tell(offset, event)
             return
-        if guilty is None and self._received < size:
+        if guilty is None and self._received < size and not isinstance(event, Returned):
             self._members[self._received].joins = False  # in case it was this one's doing, alone next time
         if guilty is not None and guilty >= self._received:
             assert isinstance(event, ChunkLost)

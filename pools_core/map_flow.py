@@ -27,6 +27,9 @@ the workers busy: two chunks for each and a few on the way."""
 TASKS_AHEAD: Final = 64
 """Tasks per worker that are pulled and not delivered, where they are small and in chunks of one."""
 
+AT_FIRST: Final = 8
+"""Tasks that are pulled while it is not known how long they take; with more workers, one for each."""
+
 ITEMS_AHEAD: Final = 1 << 17
 """Items that are pulled and not delivered, likewise: each is an object here until it is packed, and again
 when its result has come, some 100 bytes in all."""
@@ -191,7 +194,7 @@ class MapFlow(Flow):
         chunk = self._chunker.last
         busy = 2 * workers + 2
         if not self._measured:
-            return busy * chunk
+            return (busy if self._chunker.fixed else min(busy, max(workers, AT_FIRST))) * chunk
         nbytes = self._bytes_in + self._bytes_out
         most = max(busy * chunk, min(4 * busy * chunk, ITEMS_AHEAD), TASKS_AHEAD * workers)
         return max(2 * workers, min(most, int(BYTES_AHEAD / nbytes))) if nbytes else most

@@ -28,6 +28,7 @@ from typing import Final
 
 import pools_multicore
 from pools_core.calls import Call, Carried, Chunk, Session
+from pools_core.cpus import available_cpus
 from pools_core.frames import Kind
 from pools_core.log_levels import LogLevelsSent
 from pools_core.protocol import Engine, Event, SessionOver
@@ -40,7 +41,7 @@ from pools_multicore.limits import Limits
 from pools_multicore.losses import Losses
 from pools_multicore.placement import Placement
 from pools_multicore.process import may_have_children
-from pools_multicore.schedule import Schedule
+from pools_multicore.schedule import Schedule, deepest
 from pools_multicore.settings import MulticoreSettings
 
 __all__ = ["MulticoreEngine"]
@@ -86,7 +87,8 @@ class MulticoreEngine(Engine):
         self._selector = selectors.DefaultSelector()
         self._log = LogLevelsSent()
         self._arena = Arena()
-        self._schedule = Schedule(settings.n_jobs)
+        cpus = len(available_cpus() or ()) or settings.n_jobs
+        self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, cpus))
         self._crew = Crew(self, settings, self._schedule, self._arena, self._log, self._selector)
         self._limits = Limits(self._crew)
         self._placement = Placement(self, self._crew, self._schedule, self._limits)

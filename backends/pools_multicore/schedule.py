@@ -11,14 +11,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Place", "Schedule"]
+__all__ = ["Place", "Schedule", "deepest"]
 
 LINE: Final = 0.010
 """Seconds of work that may wait in line at one worker.  Sending a chunk ahead saves a round trip, about
 0.1 ms; with chunks longer than this that is less than a hundredth, and not worth tying them to it."""
 
 DEEPEST: Final = 32
-"""Chunks in one line at the most, however short they are."""
+"""Chunks in line for each CPU at the most, however short they are."""
 
 MEMORY: Final = 0.8
 """Weight of the past in the running mean of chunk durations."""
@@ -43,9 +43,11 @@ class Schedule:
 
     Attributes:
         size: number of workers at the most.
+        deepest: chunks in one line at the most, however short they are.
     """
 
     size: int
+    deepest: int = DEEPEST
     _lines: dict[int, deque[int]] = field(default_factory=dict)
     _bound: set[int] = field(default_factory=set)
     _out: int = 0
@@ -61,7 +63,7 @@ class Schedule:
         """How many chunks a worker may have, with the one that it runs."""
         if self._seconds is None or self._seconds > LINE:
             return 1
-        return min(DEEPEST, max(2, 1 + int(LINE / max(self._seconds, 1e-9))))
+        return min(self.deepest, max(2, 1 + int(LINE / max(self._seconds, 1e-9))))
 
     def room(self) -> int:
         """How many more chunks can be placed to advantage."""
@@ -146,3 +148,8 @@ class Schedule:
             elif len(line) > longest and self._bound.isdisjoint(line):
                 victim, longest = worker, len(line)
         return (victim, thief) if victim is not None and thief is not None else None
+
+
+def deepest(workers: int, cpus: int) -> int:
+    """Return how many chunks may stand in each line: more workers than CPUs need no longer lines in all."""
+    return max(2, DEEPEST * min(workers, cpus) // workers)

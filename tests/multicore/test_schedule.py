@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools_multicore.schedule import DEEPEST, LINE, Place, Schedule
+from pools_multicore.schedule import DEEPEST, LINE, Place, Schedule, deepest
 
 NEW = Place(None, False)
 """A worker that is still to be started."""
@@ -274,3 +274,17 @@ def test_chunks_of_a_slow_worker_do_not_keep_others_from_theirs():
     assert schedule.room() == 1
     assert schedule.place_at(1).worker == 1
     assert not schedule.place_at(1).behind
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "expected"),
+    [(2, 2, DEEPEST), (1, 8, DEEPEST), (4, 2, DEEPEST // 2), (64, 2, 2), (500, 1, 2)],
+)
+def test_more_workers_than_cpus_have_shorter_lines(workers, cpus, expected):
+    """In all there is as much in line; each has at least one chunk that waits."""
+    assert deepest(workers, cpus) == expected
+    made = Schedule(workers, expected)
+    made.add_worker(0)
+    made.gave(0, 1)
+    made.ended(0, 1, 1e-6)
+    assert made.depth == expected
