@@ -102,12 +102,9 @@ class Background:
         with self._pump.lock:
             if flow.is_over() or not flow.background or flow.stirred or flow is self._tended:
                 return False
-            if (
-                flow.callback is not None
-                or isinstance(flow, MapFlow)
-                or len(self._adopted) > 1
-                or self._watched
-            ):
+            if flow.callback is not None or isinstance(flow, MapFlow):
+                return False
+            if len(self._adopted) > 1 or self._watched:  # for these this thread waits in any case
                 return False
             self._awaited = True
             if self._pump.leader is self.thread:
@@ -122,13 +119,12 @@ class Background:
         """Be the owner of a call again that was lent to the calling thread.  May be done twice."""
         if flow.lent_to is not threading.current_thread():
             return
-        if flow in self._pump.flows:
+        settled = flow.future is None or flow.future.is_settled
+        if not settled or flow in self._pump.flows:
             with self._pump.lock:
-                self.adopt(flow)
-                self.stir(flow)
-        elif flow.future is not None and not flow.future.is_settled:  # an interrupt came while it was ended
-            with self._pump.lock:
-                self.stir(flow)
+                if flow in self._pump.flows:  # and another thread has not ended it since
+                    self.adopt(flow)
+                self.stir(flow)  # also if it is over: an interrupt may have come while it was ended
         flow.lent_to = None
 
     def look_after(self, flow: Flow) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dis
 import faulthandler
 import functools
+import gc
 import itertools
 import os
 import signal
@@ -50,10 +51,15 @@ class Interrupter:
         self._last = None
 
     def __enter__(self):
+        # Garbage would be collected at a place of its own each time, and CPython does not stand an error that
+        # a tracer raises in the callback of a weak reference: the next call fails with a strange TypeError.
+        gc.collect()
+        gc.disable()
         sys.settrace(self._call)
 
     def __exit__(self, *_):
         sys.settrace(None)
+        gc.enable()
 
     def _call(self, frame, _event, _argument):
         self._last = None
