@@ -58,10 +58,11 @@ def test_a_worker_that_has_grown_too_large_is_replaced_between_tasks(one, limit,
         first = pool.map(worker_tasks.grow, [0, BIG, 0, 0, BIG, 0], chunksize)
         second = pool.map(worker_tasks.grow, [0, 0], 1)
 
-    assert first[0] == first[1] != first[2]
-    assert first[2] == first[3] == first[4] != first[5]
-    assert len(set(first)) == 3
-    assert second == [first[5]] * 2
+    # What stood behind a large task is given back, and may come after the other large one.
+    assert first[1] != first[4]
+    assert len({*first, *second}) == 3
+    assert second[0] == second[1]
+    assert second[0] not in {first[1], first[4]}
 
 
 def test_a_worker_that_is_replaced_for_its_size_is_taken_down(one, limit, log):
