@@ -87,6 +87,7 @@ class MulticoreEngine(Engine):
         self._selector = selectors.DefaultSelector()
         self._log = LogLevelsSent()
         self._arena = Arena()
+        # Not cpu_count(), which reads files to learn a quota: that takes 60 us, and this need not be exact.
         cpus = len(available_cpus() or ()) or settings.n_jobs
         self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, cpus))
         self._crew = Crew(self, settings, self._schedule, self._arena, self._log, self._selector)

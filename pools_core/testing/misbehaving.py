@@ -155,9 +155,8 @@ def die_while_answering(nbytes: int) -> bytes:
     """Return something huge, with a thread at work that kills the process while it is on its way."""
 
     def soon() -> None:
-        # Simulates a crash in the midst of sending: this is about when the first part has left.  Wherever
-        # it strikes, what the test expects is the same.
-        time.sleep(0.005)
+        # This is about when the first part has left.  Wherever it strikes, what the test expects is the same.
+        time.sleep(0.005)  # simulates a crash in the midst of sending
         go_wrong("SIGKILL")
 
     threading.Thread(target=soon, daemon=True).start()
@@ -169,7 +168,7 @@ def die_while_answering(nbytes: int) -> bytes:
 
 def start_child_and_hang(log: str) -> NoReturn:
     """Start a process of one's own, leave its id in the log, and never return."""
-    # Simulates a program that a task has started and that never ends by itself: the test is that it is ended.
+    # The program simulates one that never ends by itself: the test is that it is ended.
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     note(log, "child", child.pid)
     while True:

@@ -47,13 +47,15 @@ def test_every_node_takes_its_workers_down(cluster, tmp_path):
     assert sum(count for _, count in pool.get_exit_results()) == 80
 
 
-def test_workers_that_do_not_know_the_functions_are_not_killed(cluster, tmp_path):
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_workers_that_do_not_know_the_functions_are_not_killed(cluster, tmp_path, keep_alive):
     """The first one refuses while the second one still starts, with a chunk of the session as it was."""
     node = cluster.start_node()
-    with cluster.pool(use_worker_state=True) as pool, only_here(tmp_path) as here:
+    with only_here(tmp_path) as here, cluster.pool(use_worker_state=True, keep_alive=keep_alive) as pool:
         assert pool.apply(worker_tasks.count_anew, (1,)) == 1
         options = {"worker_init": here.set_up, "worker_exit": here.take_down}
         assert pool.map(here.step, range(40), 1, **options) == list(range(1, 41))
+        pool.stop_and_join()
         assert set(pool.get_exit_results()) == {"left"}
     assert "died" not in node.says()
 
