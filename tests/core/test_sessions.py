@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 from functools import partial
 from time import monotonic_ns
@@ -10,11 +11,12 @@ from time import monotonic_ns
 import pytest
 
 from pools_core import MakePool, SerializationError
-from pools_core.calls import Call, Chunk, Session
+from pools_core.calls import Call, Chunk, Convention, Session
 from pools_core.failures import rebuild_exit, rebuild_setup
 from pools_core.payload import pack_function, unpack, unpack_batch
 from pools_core.setup import BOARD_SLOTS, CHUNK, INIT, OFFSET, STARTED, SetupError, Setups, running
 from pools_core.shared import SharedObject, inheritable, inherited
+from pools_core.sinks import ListSink
 from pools_core.testing import tasks, worker_tasks
 from pools_core.testing.tasks import Misbehaved
 from pools_core.testing.waiting import Background, deadline
@@ -377,3 +379,24 @@ def test_sessions_and_their_messages_can_be_shown():
     """In a debugger, or a failed test."""
     assert "Session(id=1" in repr(Session(1))
     assert pickle.loads(pickle.dumps(Session(1, gives_id=True))) == Session(1, gives_id=True)
+
+
+def test_a_kept_session_lasts_as_long_as_a_call_that_began_with_it(monkeypatch):
+    """Also when its functions have gone by value since: chunks of it may still be out."""
+    with MakePool("threads", n_jobs=1, keep_alive=True) as pool:
+        sessions, ended = pool._pump.sessions, []
+        monkeypatch.setattr(pool._pump.engine, "end", lambda session, leave: ended.append(session.id))
+        settings = pool._settings({"worker_init": os.getpid}, None)
+        flow = pool._map_flow(abs, [1], Convention.ONE, ListSink(), settings)
+        old = flow.call.session
+
+        new = sessions.by_value(flow)
+        with pool._pump.lock:
+            sessions.sweep()
+        assert ended == []
+
+        flow.release()
+        with pool._pump.lock:
+            sessions.sweep()
+        assert ended == [old.id] != [new.id]
+        monkeypatch.undo()

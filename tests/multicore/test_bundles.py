@@ -12,8 +12,11 @@ from functools import partial
 import pytest
 
 from pools_core import MakePool
-from pools_core.bundle import AHEAD
+from pools_core.bundle import AHEAD, Bundle
+from pools_core.calls import Returned
 from pools_core.errors import SerializationError, TaskTimeoutError, WorkerDiedError
+from pools_core.options import DEFAULTS
+from pools_core.protocol import ChunkLost, Interrupted
 from pools_core.testing.gate import Gate
 from pools_core.testing.tasks import first, note, pass_gate, runs
 from pools_core.testing.waiting import Background, wait_until
@@ -254,3 +257,19 @@ def test_one_that_is_waited_for_may_go_with_others(pool, bundles):
         assert [other.result(30) for other in others] == [0, 1]
         assert [holder.result() for holder in holders] == [""] * enough
         assert bundles == [3]
+
+
+@pytest.mark.parametrize(
+    ("event", "joins"), [(Returned(1), True), (ChunkLost(1, None, Interrupted("its node was lost")), False)]
+)
+def test_only_the_first_of_those_that_were_lost_is_suspected(pool, event, joins):
+    """What was merely given back goes with others again."""
+    members = [pool._single(same, (number,), None, DEFAULTS) for number in range(2)]
+    for member in members:
+        member.joins = True
+        member.pack()
+        member.set_off()
+    bundle = Bundle(1, members, pool._pump._feeder, end=None, rouse=lambda member: None)
+
+    assert bundle.arrive(event)
+    assert [member.may_join() for member in members] == [joins, True]
