@@ -34,7 +34,7 @@ class Seat:
 
     Attributes:
         chunk: the chunk.
-        ticket: its number in the pipe, 0 when it went to an idle worker and has none.
+        ticket: its number in the pipe, 0 when it went to a worker that was to run it at once and has none.
         dropped: nobody wants its outcomes any more.
         seconds: time that the parts so far took.
         received: tasks of it whose outcomes have arrived.
@@ -76,6 +76,8 @@ class WorkerHandle:
         self.tickets_out, self.tickets_in = os.pipe()
         os.set_blocking(self.tickets_out, False)
         self.last_ticket = 0
+        self.stale_ticket = 0
+        """The last one that was taken back while the worker may still come upon its chunk's frame; or 0."""
         board_fd = board_file()
         self._memory = mmap.mmap(board_fd, SHARED_BYTES)
         whole = memoryview(self._memory)

@@ -109,6 +109,8 @@ class Intake:
         self, worker: WorkerHandle, event: Outcomes | Refused | Returned | Shortened | SetupFailed
     ) -> None:
         seat = _seat_of(worker, event.chunk)
+        if seat.ticket > worker.stale_ticket:
+            worker.stale_ticket = 0  # frames come in order: it has passed those that were before this one
         if isinstance(event, Shortened):
             pass  # it still has the others
         elif isinstance(event, Outcomes):

@@ -67,7 +67,10 @@ class Placement:
             return
         worker = self._crew.workers[place.worker]
         seat = Seat(chunk, 0)
-        if place.behind:
+        # A worker that has still to pass the frame of a chunk that was taken back looks into the pipe for its
+        # ticket then, and draws the next one there: that has to be the one of the next chunk it runs, and not
+        # of one behind that, which nobody could take from it any more.
+        if place.behind or worker.stale_ticket:
             worker.last_ticket += 1
             seat.ticket = worker.last_ticket
             os.write(worker.tickets_in, TICKET.pack(seat.ticket))
@@ -181,6 +184,7 @@ class Placement:
         if ticket is None:
             return None
         seat = next(seat for seat in worker.seats if seat.ticket == ticket)
+        worker.stale_ticket = ticket
         self.leave(worker, seat, None)
         return seat
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import socket
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pools_core.calls import Call, Convention, Outcomes, Session, SessionEnded
@@ -54,13 +60,13 @@ class Work:
         """Submit a chunk that waits at the gate."""
         return self._submit(self._waits._replace(**options))
 
-    def notes(self, **options):
-        """Submit a chunk whose id is noted in the log."""
-        return self._submit(self._notes._replace(**options))
+    def notes(self, word=None, **options):
+        """Submit a chunk whose id, or another word, is noted in the log."""
+        return self._submit(self._notes._replace(**options), word)
 
-    def _submit(self, call):
+    def _submit(self, call, word=None):
         number = next(self._numbers)
-        chunk = MadeChunk(number, call, 0, 1, pack_batch([str(number)], "argument"))
+        chunk = MadeChunk(number, call, 0, 1, pack_batch([word or str(number)], "argument"))
         self.engine.submit(chunk)
         return chunk
 
@@ -204,6 +210,46 @@ def test_one_that_is_bound_to_a_worker_comes_back(make_engine, gate, log):
     gate.open()
     assert sorted(work.until_ended(*made, bound[0], bound[2])) == [1, 2, 11, 13]
     assert sorted(runs(log)) == ["11", "13"]
+
+
+def test_what_stands_behind_a_chunk_comes_back_though_frames_of_others_are_on_their_way(work, gate, log):
+    """What was taken back the worker has still to pass, and it must not take a later ticket for that."""
+    enough = 10 * socket_buffer()
+    word = "x" * 50_000
+    gone = [work.notes(word=word) for _ in range(enough // len(word))]
+    assert all(work.engine.take_back(chunk) for chunk in reversed(gone))
+    gate.open()
+    work.until_ended(work.first)
+    with Gate() as second:
+        with frozen(work.engine):
+            slow = work.waits(id=3, function=pack_function(partial(pass_gate, second.address)))
+            behind = work.notes()
+        waiting = Background(work.until_ended, slow)
+        second.wait_for(1)
+        assert work.engine.take_back(behind)
+        second.open()
+        assert waiting.result() == [slow.id]
+    assert not Path(log).exists()
+
+
+@contextmanager
+def frozen(engine):
+    """The only worker does nothing meanwhile."""
+    (worker,) = engine._crew.workers.values()
+    os.kill(worker.pid, signal.SIGSTOP)
+    while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED:
+        os.sched_yield()
+    try:
+        yield
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+
+def socket_buffer():
+    """Return how many bytes a line takes before somebody reads."""
+    one, other = socket.socketpair()
+    with one, other:
+        return one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
 def test_nothing_comes_back_once_the_engine_ends(work, gate, log):
