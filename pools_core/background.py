@@ -216,7 +216,7 @@ class Background:
             flow.digest()
             if not flow.is_over() and not flow.is_complete():
                 self._pump.feed(flow)
-            if isinstance(flow, MapFlow) and flow.input_error is not None:
+            if flow.input_error is not None:
                 self._pump.abort(flow, flow.input_error, kill=False)
             elif not flow.is_over() and self._pump.is_done(flow):
                 self._pump.finish(flow)

@@ -133,7 +133,7 @@ class Driver:
             if flow.is_over() or pump.is_done(flow):
                 break
             self._feeder.feed(flow)
-            if isinstance(flow, MapFlow) and flow.input_error is not None:
+            if flow.input_error is not None:
                 raise flow.input_error
             waits = not flow.inbox and not flow.is_over() and not pump.is_done(flow)
             if waits and not self._step(flow, deadline):

@@ -16,7 +16,6 @@ import abc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pools_core.calls import (
@@ -130,6 +129,8 @@ class Flow(abc.ABC):
     """Whether they have done so."""
     progress: Progress | None = None
     """The bar, if there is one."""
+    input_error: BaseException | None = None
+    """What the input raised, or the consumer said instead of going on."""
     turn: int | None = None
     """Number of the batch that ``next_batch`` returned last, counted from the start of the call; None
     if it goes again."""
@@ -222,13 +223,16 @@ class Flow(abc.ABC):
 
     def digest(self) -> None:
         """Settle all that has arrived.  Opens results, which runs the user's code."""
-        with suppress(IndexError):  # another thread may drop the call meanwhile
+        try:
             while self.inbox and not self.finished:
                 out, event = self.inbox[0]
                 if not out.ended:
                     self._digest_one(out, event)
                 del out, event
                 self.inbox.popleft()  # not before: as long as it is there, the tasks are known to be in hand
+        except IndexError:  # another thread dropped the call meanwhile
+            if self.inbox:
+                raise
 
     def _digest_one(self, out: InFlight, event: OfAChunk) -> None:
         """Settle one thing that has arrived; it counts as settled only then, since an interrupt may come."""
@@ -281,6 +285,10 @@ class Flow(abc.ABC):
             self._go_again(index, [item])
         else:
             self._failed(index, error)
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """All tasks are settled: have the value ready."""
 
     @abc.abstractmethod
     def start_over(self) -> None:

@@ -68,7 +68,6 @@ class MapFlow(Flow):
     ) -> None:
         super().__init__(pump, call, function, settings)
         self._sink = sink
-        self.input_error: BaseException | None = None
         self._iterating = sink if isinstance(sink, OrderedParts | UnorderedParts) else None
         self._length = settings.iterable_len if settings.iterable_len is not None else _length(iterable)
         self._cut_at = settings.iterable_len

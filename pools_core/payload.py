@@ -184,7 +184,8 @@ def unpack_batch(packed: Packed) -> tuple[Sequence[Any], bool]:
     view = memoryview(packed.data)
     form = bytes(view[:1])
     if form == b"m":
-        return cast("list[Any]", marshal.loads(view[1:])), False
+        plain: list[Any] = marshal.loads(view[1:])
+        return plain, False
     if form == b"r":
         return range(*marshal.loads(view[1:])), False
     if form == b"e":

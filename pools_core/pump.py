@@ -183,8 +183,9 @@ class Pump:
         if flow.winding_up:
             return
         with self.lock:  # or another thread that leads might say that it is over before it has begun here
-            tell = functools.partial(self._wound_up, flow)
-            flow.unwound = sum([self.sessions.end(session, tell) for session in flow.sessions])
+            if flow.sessions:
+                tell = functools.partial(self._wound_up, flow)
+                flow.unwound = sum([self.sessions.end(session, tell) for session in flow.sessions])
             flow.wound_up = not flow.unwound
             flow.winding_up = True  # last: after an interrupt it is done once more
 
@@ -203,11 +204,10 @@ class Pump:
 
     def finish(self, flow: Flow) -> None:
         """End a call that is complete."""
-        failures = [self.sessions.failure(session) for session in flow.sessions]
-        if flow.error is None:
-            flow.error = next((failure for failure in failures if failure is not None), None)
-        if isinstance(flow, MapFlow):
-            flow.end()
+        for session in flow.sessions:
+            failure = self.sessions.failure(session)
+            flow.error = failure if flow.error is None else flow.error
+        flow.end()
         self._end(flow, flow.error)
 
     def abort(self, flow: Flow, error: BaseException, kill: bool) -> bool:

@@ -145,6 +145,9 @@ class TaskFlow(Flow):
     def _go_again(self, start: int, items: Sequence[Any]) -> None:
         self._to_send = bool(len(items)) or self._to_send
 
+    def end(self) -> None:
+        """The value is there."""
+
     def release(self) -> None:
         """Let go of the arguments, too."""
         super().release()

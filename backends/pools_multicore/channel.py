@@ -16,7 +16,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final, cast
+from typing import Any, Final
 
 from pools_core.calls import Carried, type_buffer, type_part
 from pools_core.frames import Frame, Kind
@@ -26,7 +26,8 @@ __all__ = ["FrameReader", "Outbox", "read_frames", "write_frame"]
 
 _HEAD: Final = struct.Struct("<HxxI")
 _LENGTH: Final = struct.Struct("<Q")
-_HEAD_OF_TWO: Final = struct.Struct("<HxxIQQ")
+_HEADS: Final = tuple(struct.Struct(f"<HxxI{count}Q") for count in range(5))
+"""Heads with the lengths, of frames of so many parts: nearly all have no more, and all of these small."""
 _REFERENCE: Final = struct.Struct("<QQ")
 _BY_REFERENCE: Final = 1 << 63
 """Stands for the length of a part that lies elsewhere."""
@@ -54,10 +55,11 @@ def frame_bytes(kind: Kind, parts: Sequence[type_part], put: Put | None = None) 
         parts: its parts.
         put: asked for each part of ``LARGE_ENOUGH`` bytes.
     """
-    if len(parts) == 2 and type(parts[0]) is type(parts[1]) is bytes:  # nearly all frames are like this
-        first, second = cast("Sequence[bytes]", parts)
-        if len(first) < LARGE > len(second):
-            return [b"".join((_HEAD_OF_TWO.pack(kind, 2, len(first), len(second)), first, second))]
+    n_parts = len(parts)
+    lengths = [len(part) for part in parts if type(part) is bytes]
+    if n_parts == len(lengths) < len(_HEADS) and sum(lengths) < LARGE:
+        whole: Any = parts
+        return [b"".join((_HEADS[n_parts].pack(kind, n_parts, *lengths), *whole))]
     carried: list[type_buffer] = []
     lengths = []
     for part in parts:
@@ -138,11 +140,37 @@ class FrameReader:
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames that are complete."""
-        while self._large is None and self._kind_known() and self._fill_parts():
-            assert self._kind is not None
-            frame = (self._kind, self._parts)
-            self._kind, self._parts = None, []
+        while self._large is None and (self._end > self._start or self._kind is not None):
+            frame = self._whole()
+            if frame is None:
+                if not (self._kind_known() and self._fill_parts()):
+                    return
+                assert self._kind is not None
+                frame = (self._kind, self._parts)
+                self._kind, self._parts = None, []
             yield frame
+
+    def _whole(self) -> Frame | None:
+        """Return the next frame if it has come as a whole and is as nearly all are, of few small parts."""
+        start = self._start
+        waiting = self._end - start
+        if self._kind is not None or waiting < _HEAD.size:
+            return None
+        _, n_parts = _HEAD.unpack_from(self._buffer, start)
+        if n_parts >= len(_HEADS) or waiting < _HEADS[n_parts].size:
+            return None
+        head = _HEADS[n_parts]
+        kind, _, *lengths = head.unpack_from(self._buffer, start)
+        size = sum(lengths)
+        if size >= LARGE or waiting < head.size + size:
+            return None
+        parts: list[type_buffer] = []
+        start += head.size
+        for length in lengths:
+            parts.append(self._buffer[start : start + length])
+            start += length
+        self._start = start
+        return _KINDS[kind], parts
 
     def _kind_known(self) -> bool:
         if self._kind is not None:

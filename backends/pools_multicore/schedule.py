@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["Place", "Schedule", "deepest"]
 
@@ -24,8 +24,7 @@ MEMORY: Final = 0.8
 """Weight of the past in the running mean of chunk durations."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a chunk goes.
 
     Attributes:
@@ -140,6 +139,8 @@ class Schedule:
 
     def steal(self) -> tuple[int, Place] | None:
         """Return a worker with chunks in line and a place where one of them would run at once."""
+        if self._out < 2:
+            return None
         victim, longest = None, 1
         thief: Place | None = Place(None, False) if len(self._lines) < self.size else None
         for worker, line in self._lines.items():
