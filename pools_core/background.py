@@ -83,7 +83,7 @@ class Background:
     def rouse(self) -> None:
         """Have the thread look round, also when it is the one that waits on the engine."""
         self.waiter.wake()
-        if self._pump.leader is self.thread and self.thread is not threading.current_thread():
+        if self._pump.leading.thread is self.thread and self.thread is not threading.current_thread():
             self._pump.engine.wake()
 
     def give_up(self) -> None:
@@ -107,7 +107,7 @@ class Background:
             if len(self._adopted) > 1 or self._watched:  # for these this thread waits in any case
                 return False
             self._awaited = True
-            if self._pump.leader is self.thread:
+            if self._pump.leading.thread is self.thread:
                 return False
             flow.lent_to = threading.current_thread()  # first: then ``take_back`` makes good for what follows
             self._adopted.discard(flow)
@@ -196,7 +196,7 @@ class Background:
         if flow is not None:
             self._tend(flow)
         elif needed:
-            self._pump.wait_until(self._has_other_work, self.waiter, None)
+            self._pump.leading.wait_until(self._has_other_work, self.waiter, None)
         else:
             self.waiter.sleep(sleeper, NAP if self._napping else None)
         return True

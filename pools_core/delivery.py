@@ -54,7 +54,7 @@ class Delivery:
         pump = self._pump
         try:
             if pump.joining:
-                pump.wake_followers()
+                pump.leading.wake_followers()
             for event in events:
                 if isinstance(event, _OF_A_CHUNK):
                     flow = owners.get(event.chunk)

@@ -160,7 +160,7 @@ class Driver:
             return True
         if flow.waiter is None:
             flow.waiter = Waiter()
-        return pump.wait_until(lambda: _has_news(flow), flow.waiter, deadline)
+        return pump.leading.wait_until(lambda: _has_news(flow), flow.waiter, deadline)
 
 
 def _has_news(flow: Flow) -> bool:

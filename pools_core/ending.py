@@ -55,7 +55,7 @@ class Ending:
             pump.joining = True
         if not pump.engine.inline:
             for quiet in (self._imaps_quiet, self._imaps_wound_up):
-                if not pump.wait_until(quiet, Waiter(), deadline):
+                if not pump.leading.wait_until(quiet, Waiter(), deadline):
                     return False
         if not pump.wait_for_ends(lambda: all(map(_iterates, pump.flows)), deadline):
             return False
@@ -82,7 +82,7 @@ class Ending:
                 events = pump.engine.wait(0)
                 with pump.lock:
                     self._delivery.deliver(events)
-            elif not pump.wait_until(pump.sessions.kept_is_over, waiter, deadline):
+            elif not pump.leading.wait_until(pump.sessions.kept_is_over, waiter, deadline):
                 return False
         return True
 
@@ -99,7 +99,7 @@ class Ending:
             pump.abort(flow, PoolClosedError(why), kill=True)
         pump.engine.shutdown(wait=False, kill=True)
         with pump.lock:
-            pump.wake_followers()
+            pump.leading.wake_followers()
 
     def stop(self) -> None:
         """End the helper threads, then the workers in order; returns when they have ended."""

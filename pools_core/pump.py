@@ -1,15 +1,9 @@
-"""Keeps the calls of one pool going: each call's life, and who waits on the engine.
+"""Keeps the calls of one pool going: how each begins and ends.
 
     Driver ── a call in the thread that wants its results      Background ── calls that nobody waits for
       │                                                          │
       ├─ feed ──▶ Feeder ─── chunks ──▶  engine  ── events ──▶ Delivery ──▶ the call that it is of
-      └─ wait ──▶ Pump: leads, or follows
-
-Who waits: whichever thread needs a result *leads*, that is, waits on the engine, for all calls.  Other
-threads that need one *follow*: they sleep until something of theirs has arrived, or until the leader
-leaves and one of them takes its place.  So a plain ``map`` needs no helper thread and no hand-over
-between threads.  One background thread exists only once a call needs it: ``apply_async`` and the
-like, where nobody may be waiting, and whose callbacks run in it.
+      └─ wait ──▶ Leading: waits on the engine for everybody, or sleeps while another thread does
 
 Every call has one owner, the only thread that pulls its input and opens its results (see ``flow``);
 all books are kept under one lock, the pump's.  An interrupt (Ctrl-C) can land between any two
@@ -23,7 +17,7 @@ import functools
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError
 from time import monotonic
@@ -38,8 +32,9 @@ from pools_core.ending import Ending
 from pools_core.errors import PoolClosedError
 from pools_core.feeding import Feeder
 from pools_core.flow import Flow
+from pools_core.leading import Leading
 from pools_core.map_flow import MapFlow
-from pools_core.protocol import ChunkLost, Engine, Event, Interrupted
+from pools_core.protocol import ChunkLost, Engine, Interrupted
 from pools_core.sessions import Sessions
 from pools_core.task_flow import TaskFlow
 from pools_core.waiter import Waiter
@@ -74,8 +69,6 @@ class Pump:
         """Whether somebody waits for all that is under way to end."""
         self.torn = False
         """Whether an interrupt may have left books half-written, here or in the engine."""
-        self.leader: threading.Thread | None = None
-        """The thread that waits on the engine just now."""
         self.insights: InsightsRecorder | None = None
         """Where times are recorded, if anybody wants to know."""
         self.orders_tasks = False
@@ -83,10 +76,10 @@ class Pump:
         self._numbers = itertools.count(1)
         self._flows: set[Flow] = set()
         self._given_up: deque[Flow] = deque()
-        self._followers: deque[Waiter] = deque()
         self._ended = Waiter()
         self._feeder = Feeder(self)
         self._delivery = Delivery(self, self._feeder)
+        self.leading = Leading(self, self._feeder, self._delivery)
         self.driver = Driver(self, self._feeder, self._delivery)
         self.ending = Ending(self, self._delivery)
         self.book = CallBook(self)
@@ -270,7 +263,7 @@ class Pump:
         """Wake the thread that a call is lent to, if another one has ended it.  Under the lock."""
         if flow.lent_to is not None and flow.lent_to is not threading.current_thread():
             self.rouse(flow)
-            if self.leader is flow.lent_to:
+            if self.leading.thread is flow.lent_to:
                 self.engine.wake()
 
     def end_once_more(self, flow: Flow) -> None:
@@ -310,85 +303,7 @@ class Pump:
                 flow.told = True
                 self._ended.wake()
 
-    # --- who waits ----------------------------------------------------------------------------------
-
-    def wait_until(self, ready: Callable[[], bool], waiter: Waiter, deadline: float | None) -> bool:
-        """Lead, or follow, until ``ready()``; return False if the deadline came first.
-
-        Args:
-            ready: asked under the lock.
-            waiter: where to sleep while another thread leads.
-            deadline: of the monotonic clock; None for no limit.
-        """
-        while True:
-            timeout = None if deadline is None else deadline - monotonic()
-            over = self._lead_or_follow(ready, waiter, timeout)
-            if over is not None:
-                return over
-
-    def _lead_or_follow(
-        self, ready: Callable[[], bool], waiter: Waiter, timeout: float | None
-    ) -> bool | None:
-        """Wait on the engine for everybody, or for something to change while another thread does.
-
-        Returns:
-            What ``wait_until`` returns, or None to go on.
-        """
-        me = threading.current_thread()
-        engine = self.engine
-        events: Sequence[Event] | None = None
-        following = False
-        try:
-            with self.lock:
-                self.sweep()
-                self.repair()  # first, since it may be what makes it ready
-                if ready():
-                    return True
-                if timeout is not None and timeout <= 0:
-                    return False
-                following = self.leader is not None
-                if following:
-                    self._followers.append(waiter)
-                    sleeper = waiter.arm()
-                else:
-                    self.leader = me
-                    engine = self.engine
-            if following:
-                waiter.sleep(sleeper, timeout)
-                return None
-            events = engine.wait(timeout)
-            with self.lock:
-                self._delivery.deliver(events)
-                self._feeder.dispatch()
-                over = ready()
-            if self._delivery.logged:
-                self._delivery.log()
-            return over or None
-        except BaseException:
-            if self.leader is me and (events is not None or not engine.intact()):
-                self.torn = True
-            raise
-        finally:
-            try:
-                self._step_down(me, waiter)
-            except BaseException:  # Ctrl-C landed in it: who is gone must not be taken for the leader
-                self._step_down(me, waiter)
-                raise
-
-    def _step_down(self, me: threading.Thread, waiter: Waiter) -> None:
-        """Neither lead nor follow any more; a follower takes the place of a leader.  May be done twice."""
-        with self.lock:
-            if self.leader is me:
-                self.leader = None
-            elif waiter in self._followers:
-                self._followers.remove(waiter)
-            if self.leader is None and self._followers:
-                self._followers[0].wake()
-
-    def wake_followers(self) -> None:
-        """Have all look round that follow.  Under the lock."""
-        for waiter in self._followers:
-            waiter.wake()
+    # --- waiting for an end ---------------------------------------------------------------------------
 
     def wait_for_end(self, flow: Flow, timeout: float | None) -> None:
         """Wait until a call of the background thread has ended, or the time is up."""
