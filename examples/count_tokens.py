@@ -1,7 +1,7 @@
-"""Count the tokens of every ``.py`` file of this interpreter's standard library, on any backend.
+"""Count the tokens of every ``.py`` file of a folder, on any backend: by default of the standard library.
 
     python examples/count_tokens.py --backend multicore
-    python examples/count_tokens.py --backend threads -j 2
+    python examples/count_tokens.py --backend threads -j 2 src
 
 The totals are the same on every backend.  Only the last line, on stderr, differs: the time.
 """
@@ -25,22 +25,25 @@ def count_tokens(path: Path) -> Counter[str]:
         return Counter(tokenize.tok_name[token.type] for token in tokenize.tokenize(file.readline))
 
 
-def standard_library() -> list[Path]:
-    """Return its files in sorted order, without what was installed next to it."""
-    root = Path(sysconfig.get_path("stdlib"))
+def sources(root: Path) -> list[Path]:
+    """Return the files below a folder in sorted order, without what was installed there."""
     guests = {"site-packages", "dist-packages"}
     return sorted(path for path in root.rglob("*.py") if not guests & {*path.relative_to(root).parts})
 
 
 def main() -> None:
     """Read the options, count, print the totals and the files that do not tokenize."""
-    parser = argparse.ArgumentParser(description="Count the tokens of the standard library.")
+    parser = argparse.ArgumentParser(description="Count the tokens of Python files.")
+    library = sysconfig.get_path("stdlib")
+    parser.add_argument("folder", nargs="?", type=Path, default=library, help="default: the standard library")
     parser.add_argument("--backend", help="by name; default: the configured one, or else multicore")
     parser.add_argument("--config", help="a .ini or .toml file with the backend's options")
     parser.add_argument("-j", "--jobs", type=int, help="number of workers; default: the backend's own")
     args = parser.parse_args()
+    if not args.folder.is_dir():
+        parser.error(f"{args.folder} is no folder")
 
-    files = standard_library()
+    files = sources(args.folder)
     began = time.perf_counter()
     totals: Counter[str] = Counter()
     failures: dict[Path, Failure] = {}

@@ -2,7 +2,7 @@
 
 Decisions only: values in, a number out.  The size follows the measured time per task, so that a chunk is a
 few milliseconds of work: long enough that sending it costs little beside, short enough that workers end
-together.
+together.  While nothing is measured it is one task; or a guess, where workers can give back what proves slow.
 
 With a ``chunk_size`` that the user chose, what goes to a worker at once is a whole number of these: one,
 until they prove to be much shorter than that.  All the same no task waits behind a slow one of another chunk,
@@ -24,6 +24,10 @@ TARGET: Final = 0.004
 
 GROWTH: Final = 16
 """The most by which a chunk exceeds the last one: a first measurement may be of an untypical task."""
+
+GUESS: Final = 32
+"""Tasks of a chunk while nothing is known of them, where that does no harm: they are small, and workers give
+back what is behind a slow one."""
 
 LARGEST: Final = 16_384
 """Tasks; beyond this the cost per chunk has vanished, and items in flight only take memory."""
@@ -59,9 +63,11 @@ class Chunker:
         """Tasks of a chosen size, of which several chunks may go together; None: they may not."""
         if self._fixed is None and settings.n_splits is not None and length:
             self._fixed = max(1.0, length / settings.n_splits)
+        self._length = length
         self._carried = 0.0
         self._most = settings.max_tasks_active or (LARGEST if self._fixed is None else sys.maxsize)
-        self._last = 1
+        self._guess = GUESS if joins and self._fixed is None else 1
+        self._last = self._guess
         self._proven = 1  # the most tasks that have been measured together
         self._tasks = 0.0
         self._seconds = 0.0
@@ -87,16 +93,25 @@ class Chunker:
         """How many tasks make a chunk, as far as is known; 1 while nothing is."""
         return self._tasks_of(TARGET)
 
+    @property
+    def guesses(self) -> bool:
+        """Whether the next chunk has several tasks though nothing is known of them: each is a unit then."""
+        return self._guess > 1 and not self._tasks
+
+    def guess_nothing(self) -> None:
+        """Begin with single tasks."""
+        self._guess = self._last = 1
+
     def _tasks_of(self, seconds: float) -> int:
         """Return how many tasks take so long, as far as is known; at least 1."""
         if not self._tasks:
-            return 1
+            return self._guess
         per_task = self._seconds / self._tasks
         return LARGEST if per_task * LARGEST <= seconds else max(1, int(seconds / per_task))
 
     def slow_down(self) -> None:
         """Begin anew with small chunks: a task was slow that was not expected to be."""
-        self._last = self._proven = 1
+        self._guess = self._last = self._proven = 1
 
     def learn(self, tasks: int, seconds: float) -> None:
         """Take note that so many tasks took a worker so long.
@@ -138,7 +153,9 @@ class Chunker:
             size = int(BYTES / self._bytes_per_task)
         if remaining is not None:
             share = math.ceil(remaining / (ENDING * workers))
-            fine = min(self._tasks_of(FINEST), max(self._proven, math.ceil(remaining / workers)))
-            size = min(size, max(share, fine))
+            if self._tasks:
+                even = math.ceil((self._length or remaining) / workers)
+                share = max(share, min(self._tasks_of(FINEST), max(self._proven, even)))
+            size = min(size, share)
         self._last = max(1, size)
         return self._last

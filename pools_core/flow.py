@@ -135,7 +135,7 @@ class Flow(abc.ABC):
     """Number of the batch that ``next_batch`` returned last, counted from the start of the call; None
     if it goes again."""
     unit: int | None = None
-    """Tasks that belong together in its chunks, where that is not all of them; see ``Chunk``."""
+    """Tasks that belong together in this batch, where that is not all of them; see ``Chunk``."""
     bundle: Bundle | None = None
     """The single tasks that it is under way with."""
     watched = False

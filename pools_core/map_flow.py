@@ -12,6 +12,7 @@ from pools_core.calls import Call, Outcomes, Packed
 from pools_core.chunking import Chunker
 from pools_core.flow import Flow, InFlight
 from pools_core.options import CallSettings
+from pools_core.payload import PLAIN
 from pools_core.results import Failure, ToRaise
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, UnorderedParts
 
@@ -29,6 +30,9 @@ TASKS_AHEAD: Final = 64
 
 AT_FIRST: Final = 8
 """Tasks that are pulled while it is not known how long they take; with more workers, one for each."""
+
+SMALL: Final = 256
+"""Characters or bytes of an item up to which it goes with others before it is known how long they take."""
 
 ITEMS_AHEAD: Final = 1 << 17
 """Items that are pulled and not delivered, likewise: each is an object here until it is packed, and again
@@ -74,7 +78,8 @@ class MapFlow(Flow):
         self._sequence: Any = iterable if type(iterable) in (list, tuple, range) else None
         self._items = iterator
         self._chunker = Chunker(settings, self._length, pump.joins_chunks)
-        self.unit = self._chunker.unit
+        if not _are_small(self._sequence):
+            self._chunker.guess_nothing()
         self._one_by_one = one_by_one
         self._pulled = 0
         self._settled = 0
@@ -129,6 +134,7 @@ class MapFlow(Flow):
 
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Pull the items of the next chunk.  Runs the user's iterator."""
+        self.unit = 1 if self._chunker.guesses else self._chunker.unit
         if self._again:
             self.turn = None
             return self._first_of_again(workers)
@@ -154,8 +160,9 @@ class MapFlow(Flow):
     def _first_of_again(self, workers: int) -> tuple[int, Sequence[Any]]:
         """Return what goes again first; of several units no more than go together just now."""
         start, items = self._again.popleft()
-        unit = self._chunker.unit
-        if unit is not None and len(items) > unit:
+        if self.pump.joins_chunks and not self._chunker.fixed:
+            self.unit = 1  # one of them may be slow: it was behind such a one, or a worker died of it
+        if len(items) > (self._chunker.unit or 1) and (self._chunker.unit or not self._chunker.fixed):
             size = self._chunker.next_size(len(items), workers, len(items))
             if size < len(items):
                 self._again.extendleft([(start + size, items[size:])])
@@ -193,7 +200,9 @@ class MapFlow(Flow):
         chunk = self._chunker.last
         busy = 2 * workers + 2
         if not self._measured:
-            return (busy if self._chunker.fixed else min(busy, max(workers, AT_FIRST))) * chunk
+            if self._chunker.fixed:
+                return busy * chunk
+            return (workers if self._chunker.guesses else min(busy, max(workers, AT_FIRST))) * chunk
         nbytes = self._bytes_in + self._bytes_out
         most = max(busy * chunk, min(4 * busy * chunk, ITEMS_AHEAD), TASKS_AHEAD * workers)
         return max(2 * workers, min(most, int(BYTES_AHEAD / nbytes))) if nbytes else most
@@ -280,6 +289,16 @@ def _joined(values: list[Any]) -> Any:
     if numpy is None or not values or not isinstance(values[0], numpy.ndarray):
         return values
     return numpy.concatenate(values)
+
+
+def _are_small(sequence: Any) -> bool:
+    """Whether an input is at hand, and its items so small that it does not matter how many go at once."""
+    if sequence is None or type(sequence) is range:
+        return sequence is not None
+    return all(
+        type(item) in PLAIN and (not isinstance(item, str | bytes) or len(item) <= SMALL)
+        for item in sequence[:AT_FIRST]
+    )
 
 
 def _length(iterable: Iterable[Any]) -> int | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools_core.chunking import BYTES, ENDING, FINEST, GROWTH, ITSELF, LARGEST, TARGET, Chunker
+from pools_core.chunking import BYTES, ENDING, FINEST, GROWTH, GUESS, ITSELF, LARGEST, TARGET, Chunker
 from pools_core.options import CallSettings
 
 
@@ -276,7 +276,7 @@ def test_tasks_that_only_seem_to_take_no_time_go_to_all_workers():
     made.learn(1, 0.0)
     sizes(made, 4)
 
-    assert cut(made, 1000, workers=4)[:3] == [250, 188, 141]
+    assert cut(made, 1000, workers=4) == [250] * 4
 
 
 @pytest.mark.parametrize("most", [1, 5, 100])
@@ -296,6 +296,39 @@ def test_last_of_a_fixed_size_is_its_larger_neighbour(chunk_size, last):
     assert made.last == last
     sizes(made, 3)
     assert made.last == last
+
+
+# --- guesses, where workers give back what is behind a slow task ------------------------------------
+
+
+def test_tasks_of_which_nothing_is_known_go_together_at_first():
+    """So that a small call is not all beginning; from what they took it is known how many make a chunk."""
+    made = Chunker(CallSettings(), 10_000, joins=True)
+    assert made.guesses
+    assert [made.next_size(10_000, 2), made.next_size(10_000, 2)] == [GUESS, GUESS]
+
+    made.learn(GUESS, ITSELF + GUESS * 1e-6)
+
+    assert not made.guesses
+    assert made.next_size(9_000, 2) == GUESS * GROWTH
+
+
+@pytest.mark.parametrize(("remaining", "workers", "expected"), [(4, 4, 1), (9, 4, 2), (17, 4, 3)])
+def test_a_guess_leaves_each_worker_its_share(remaining, workers, expected):
+    """The tasks may take an hour each."""
+    assert Chunker(CallSettings(), remaining, joins=True).next_size(remaining, workers) == expected
+
+
+def test_after_a_slow_task_nothing_is_guessed():
+    """Nor where the user has chosen a size, and where nothing can be given back."""
+    made = Chunker(CallSettings(), None, joins=True)
+    made.next_size(None, 2)
+    made.slow_down()
+    assert (made.guesses, made.next_size(None, 2)) == (False, 1)
+
+    for settings, joins in ((CallSettings(chunk_size=1), True), (CallSettings(), False)):
+        made = Chunker(settings, None, joins)
+        assert (made.guesses, made.next_size(None, 2)) == (False, 1)
 
 
 # --- chunks of a chosen size that go together -----------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -163,7 +164,7 @@ def test_up_is_a_whole_cluster_and_the_example_runs_on_it(server_kind, tmp_path)
         totals = []
         for options in (["--backend", "gearman", "--config", "config.ini"], ["--backend", "multicore"]):
             done = subprocess.run(
-                [sys.executable, str(EXAMPLE), *options],
+                [sys.executable, str(EXAMPLE), *options, str(Path(asyncio.__file__).parent)],
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,

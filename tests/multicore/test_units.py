@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pools_core import MakePool
+from pools_core.chunking import GUESS
 from pools_core.errors import WorkerDiedError
 from pools_core.map_flow import MapFlow
 from pools_core.testing.tasks import note, runs
@@ -108,6 +109,42 @@ def test_a_generator_as_input_goes_the_same_way(pool, tmp_path):
     meet = Meet(tmp_path, 3)
     found = pool.map(meet, (number for number in range(TRIVIAL + 3)), chunksize=1)
     assert found == [*range(TRIVIAL), 3, 3, 3]
+
+
+def test_no_task_waits_behind_one_of_which_nothing_was_known(pool, tmp_path):
+    """The first three of sixty need one another; what went along with them is given back, and runs once."""
+    numbers = range(TRIVIAL + 2, TRIVIAL - 58, -1)
+    found = pool.map(Meet(tmp_path, 3), numbers)
+    assert found == [3, 3, 3, *numbers[3:]]
+    assert sorted(map(int, runs(f"{tmp_path}/log"))) == [TRIVIAL, TRIVIAL + 1, TRIVIAL + 2]
+
+
+def test_nor_behind_one_that_was_given_back_itself(pool, tmp_path):
+    """Though the tasks before them took no time."""
+    numbers = [*range(GUESS), TRIVIAL, TRIVIAL + 1, TRIVIAL + 2, *range(600)]
+    found = pool.map(Meet(tmp_path, 3), numbers)
+    assert found == [*range(GUESS), 3, 3, 3, *range(600)]
+
+
+@pytest.mark.parametrize(
+    ("items", "together"),
+    [
+        (range(200), True),
+        ([None, 1.5, "a word", b"bytes"] * 50, True),
+        ([1, bytes(1_000)] * 100, False),
+        ([[1]] * 200, False),
+        (map(abs, range(200)), False),
+    ],
+    ids=["range", "plain", "large", "lists", "generator"],
+)
+def test_tasks_go_together_unmeasured_if_they_are_at_hand_and_small(items, together):
+    """Else the first of them would have to wait until the others have been pulled, and packed."""
+    with MakePool("multicore", n_jobs=2) as pool:
+        submit, sizes = pool._pump.engine.submit, []
+        pool._pump.engine.submit = lambda chunk: (sizes.append((chunk.size, chunk.unit)), submit(chunk))
+        assert len(pool.map(same, items)) == 200
+    assert (sizes[0] == (GUESS, 1)) is together
+    assert (sizes[0] == (1, None)) is not together
 
 
 def test_a_death_costs_one_task_and_the_others_run_once(pool, tmp_path):
