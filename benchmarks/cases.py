@@ -291,6 +291,15 @@ CONSTANT = (
         expected=lambda size: 3 * size,
     ),
     Case(
+        name="map_thousand",
+        group="constant",
+        what="n maps of 1,000 items, warm",
+        operation=operations.map_thousand,
+        size=50,
+        quick_size=10,
+        expected=lambda size: size * sum(range(1_001)),
+    ),
+    Case(
         name="map_failing",
         group="constant",
         what="a map of which the middle task fails; the limit: our map of as many, none failing",

@@ -31,6 +31,7 @@ __all__ = [
     "map_failing",
     "map_items",
     "map_small",
+    "map_thousand",
     "one_fails",
     "shared",
     "shared_array",
@@ -103,6 +104,11 @@ def map_chunk1(library: Library, items: range) -> int:
 def map_small(library: Library, items: range) -> int:
     """Many maps of two items."""
     return sum(sum(library.map(tasks.inc, (0, 1))) for _ in items)
+
+
+def map_thousand(library: Library, items: range) -> int:
+    """Many maps of a thousand items."""
+    return sum(sum(library.map(tasks.inc, range(1_000))) for _ in items)
 
 
 def map_failing(library: Library, items: list[int]) -> int:
