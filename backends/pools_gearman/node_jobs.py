@@ -235,7 +235,8 @@ class NodeJobs:
             body = wire.encode_event_body(held.run, self._too_large(held, event, size))
         self._send(held, body, last=last)
         if last:
-            self.tally.done += 1
+            # Not one that goes again elsewhere; the tasks of it that ended count.
+            self.tally.done += isinstance(event, Outcomes | SetupFailed)
             self.tally.seconds += held.seconds
             self._release(held)
 

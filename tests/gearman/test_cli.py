@@ -77,6 +77,15 @@ def test_status_and_ping_show_servers_nodes_and_workers(cluster):
     assert missing.returncode == 2 and "there are: n1" in missing.stderr
 
 
+def test_a_job_of_which_a_part_goes_again_is_counted_once(cluster):
+    """A worker does two of four tasks and is replaced; the two others come back as another job."""
+    cluster.start_node("--name", "n1")
+    with cluster.pool() as pool:
+        assert pool.map(tasks.square, range(4), 4, worker_lifespan=2) == [0, 1, 4, 9]
+    answer = json.loads(cluster.command("ping", "--node", "n1", "--json").stdout)["n1"]
+    assert (answer["tasks"], answer["done"]) == (4, 1)
+
+
 def test_drain_finishes_what_runs_and_ends_the_node(cluster):
     """It takes nothing new meanwhile."""
     node = cluster.start_node("--name", "n1")
