@@ -43,6 +43,9 @@ ITSELF: Final = 2e-6
 """Seconds that a chunk takes in its worker beside its tasks; with tasks as short as this, what is measured of
 the first ones is mostly that."""
 
+NOTED: Final = 1.5e-6
+"""Seconds that a worker takes to keep a task's result in its ledger, as in a chunk of several units."""
+
 BYTES: Final = 1 << 20
 """Size of a chunk's items from which it does not grow; memory in flight is a few of these per worker."""
 
@@ -113,8 +116,8 @@ class Chunker:
         """Begin anew with small chunks: a task was slow that was not expected to be."""
         self._guess = self._last = self._proven = 1
 
-    def learn(self, tasks: int, seconds: float) -> None:
-        """Take note that so many tasks took a worker so long.
+    def learn(self, tasks: int, seconds: float, guessed: bool = False) -> None:
+        """Take note that so many tasks took a worker so long, perhaps in a chunk of a guessed size.
 
         Older measurements count half as much with each chunk's worth of newer ones, so that the size
         follows an input that gets heavier as it goes.
@@ -122,7 +125,8 @@ class Chunker:
         if tasks:
             self._proven = max(self._proven, tasks)
             self._tasks = self._tasks / 2 + tasks
-            self._seconds = self._seconds / 2 + max(seconds - ITSELF, seconds / 4)
+            beside = ITSELF + tasks * NOTED if guessed else ITSELF
+            self._seconds = self._seconds / 2 + max(seconds - beside, seconds / 4)
 
     def learn_bytes(self, tasks: int, nbytes: int) -> None:
         """Take note of the size of a chunk's packed items."""

@@ -248,7 +248,8 @@ class MapFlow(Flow):
 
     def _settle(self, out: InFlight, event: Outcomes) -> None:
         self._measured = True
-        self._chunker.learn(event.size, event.seconds)
+        guessed = out.chunk.unit is not None and self._chunker.unit is None
+        self._chunker.learn(event.size, event.seconds, guessed)
         if event.size and isinstance(event.values, Packed):
             self._bytes_out = event.values.nbytes / event.size
         super()._settle(out, event)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools_core.chunking import BYTES, ENDING, FINEST, GROWTH, GUESS, ITSELF, LARGEST, TARGET, Chunker
+from pools_core.chunking import BYTES, ENDING, FINEST, GROWTH, GUESS, ITSELF, LARGEST, NOTED, TARGET, Chunker
 from pools_core.options import CallSettings
 
 
@@ -311,6 +311,13 @@ def test_tasks_of_which_nothing_is_known_go_together_at_first():
 
     assert not made.guesses
     assert made.next_size(9_000, 2) == GUESS * GROWTH
+
+
+def test_what_units_cost_is_not_taken_for_their_tasks():
+    """The chunks that follow have none."""
+    made = Chunker(CallSettings(), None, joins=True)
+    made.learn(GUESS, ITSELF + GUESS * (NOTED + 1e-6), guessed=True)
+    assert made.worth == pytest.approx(TARGET / 1e-6, rel=0.01)
 
 
 @pytest.mark.parametrize(("remaining", "workers", "expected"), [(4, 4, 1), (9, 4, 2), (17, 4, 3)])
