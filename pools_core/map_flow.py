@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pools_core.calls import Call, Outcomes, Packed
-from pools_core.chunking import Chunker
+from pools_core.chunking import GUESS, Chunker
 from pools_core.flow import Flow, InFlight
 from pools_core.options import CallSettings
 from pools_core.payload import PLAIN
@@ -78,8 +78,6 @@ class MapFlow(Flow):
         self._sequence: Any = iterable if type(iterable) in (list, tuple, range) else None
         self._items = iterator
         self._chunker = Chunker(settings, self._length, pump.joins_chunks)
-        if not _are_small(self._sequence):
-            self._chunker.guess_nothing()
         self._one_by_one = one_by_one
         self._pulled = 0
         self._settled = 0
@@ -134,6 +132,8 @@ class MapFlow(Flow):
 
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Pull the items of the next chunk.  Runs the user's iterator."""
+        if self._chunker.guesses and not self._next_are_small():
+            self._chunker.guess_nothing()
         self.unit = 1 if self._chunker.guesses else self._chunker.unit
         if self._again:
             self.turn = None
@@ -156,6 +156,15 @@ class MapFlow(Flow):
         self.turn = self._turns
         self._turns += 1
         return start, items
+
+    def _next_are_small(self) -> bool:
+        """Whether the next items are at hand, and so small that it does not matter how many go at once."""
+        if self._sequence is None or type(self._sequence) is range:
+            return self._sequence is not None
+        return all(
+            type(item) in PLAIN and (not isinstance(item, str | bytes) or len(item) <= SMALL)
+            for item in self._sequence[self._pulled : self._pulled + GUESS]
+        )
 
     def _first_of_again(self, workers: int) -> tuple[int, Sequence[Any]]:
         """Return what goes again first; of several units no more than go together just now."""
@@ -290,16 +299,6 @@ def _joined(values: list[Any]) -> Any:
     if numpy is None or not values or not isinstance(values[0], numpy.ndarray):
         return values
     return numpy.concatenate(values)
-
-
-def _are_small(sequence: Any) -> bool:
-    """Whether an input is at hand, and its items so small that it does not matter how many go at once."""
-    if sequence is None or type(sequence) is range:
-        return sequence is not None
-    return all(
-        type(item) in PLAIN and (not isinstance(item, str | bytes) or len(item) <= SMALL)
-        for item in sequence[:AT_FIRST]
-    )
 
 
 def _length(iterable: Iterable[Any]) -> int | None:
