@@ -101,8 +101,8 @@ class ChunkRun:
         self._packs = isinstance(chunk.items, Packed)
         self._watch = watch
         self._spent = False
-        # What the flusher also touches, under the lock: the results so far and how many have left, the
-        # items of the run that is under way, and those of a chunk of several units.
+        # What the flusher also touches, under the lock: the results so far and how many have left, the items
+        # of the run that is under way, and those of a chunk of several units until its last word has left.
         self._lock = threading.Lock()
         self._values = work.values
         self._failures: list[FailedTask] = []
@@ -222,11 +222,17 @@ class ChunkRun:
                 self._spent = True
                 if offset != final:
                     self.flush()
-                    self._send(Returned(self._chunk.id))
+                    self._give_back_rest()
                     return False
             if now - self._left >= GATHER and offset != final and not self._leave(now):
                 return False
         return True
+
+    def _give_back_rest(self) -> None:
+        """The worker is spent: what has not run is for another."""
+        with self._lock:
+            self._units = None
+            self._send(Returned(self._chunk.id))
 
     def _noted(self, value: Any, ledger: Ledger) -> bool:
         """Keep a result; return False if it is not in the ledger."""
@@ -351,6 +357,8 @@ class ChunkRun:
             self._send(Outcomes(self._chunk.id, first, len(values), packed, failures, seconds, last, times))
             if self._ledger is not None:
                 self._ledger.sent(self._sent)
+            if last:
+                self._units = None
 
     def _describe(self, error: BaseException, offset: int, item: Any) -> FailedTask:
         arguments = "not opened" if type(item) is Sealed else shown(item, self._chunk.call.convention)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed
-from pools_core.chunkrun import ChunkRun, Flusher, Pass
+from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Returned, Shortened
+from pools_core.chunkrun import GATHER, ChunkRun, Flusher, Pass
 from pools_core.failures import rebuild
-from pools_core.payload import pack_batch, unpack, unpack_batch
+from pools_core.ledger import LEDGER_BYTES, Ledger
+from pools_core.payload import pack_batch, pack_function, unpack, unpack_batch
 from pools_core.runner import Runner
 from pools_core.seeding import derive, task_seed
 from pools_core.setup import BOARD_SLOTS, running
@@ -178,6 +180,39 @@ def test_long_tasks_go_one_by_one(worker, runs, monkeypatch):
     monkeypatch.setattr("pools_core.chunkrun.SHORT", 0.0)
     worker.run(abs, range(200))
     assert runs == []
+
+
+class LateFlusher(Flusher):
+    """Comes twice when the last word of a chunk has left, and the worker is about to say that it is over."""
+
+    def watch(self, run):
+        if run is None:
+            self._run.cut()
+            self._run.cut()
+        self._run = run
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop", "last"),
+    [({"lifespan": 2}, None, Returned), ({}, lambda: True, Outcomes)],
+    ids=["the worker is spent", "the rest is not wanted"],
+)
+def test_nothing_is_said_of_units_after_the_last_word(settings, stop, last):
+    """Who hears it has forgotten the chunk, and may have given its rest to another."""
+    said = []
+    board = memoryview(bytearray(8 * BOARD_SLOTS)).cast("q")
+    ledger = Ledger(memoryview(bytearray(LEDGER_BYTES)))
+    runner = Runner(said.append, "a worker", board, LateFlusher(), ledger=ledger)
+    call = Call(1, pack_function(slow), **settings)
+    runner.run(Chunk(1, call, 0, 5, pack_batch(range(5), "argument"), unit=1), stop)
+    assert type(said[-1]) is last
+    assert not any(isinstance(event, Shortened) for event in said)
+
+
+def slow(value):
+    """Take longer than results may gather."""
+    time.sleep(2 * GATHER)
+    return value
 
 
 def test_with_a_flusher_all_is_the_same():
