@@ -109,7 +109,7 @@ class Feeder:
                 _cannot_pack(flow, *batch, error)
                 return
         with pump.lock:
-            if flow.is_to_send() and not self._sent_at_once(flow) and not flow.queued:
+            if flow.is_to_send() and not flow.queued:
                 flow.queued = True
                 if not self._singles:
                     self._hungry.append(self._singles)
@@ -123,7 +123,7 @@ class Feeder:
         """Give ready chunks to the engine while it has room, each call in turn."""
         hungry = self._hungry
         pump = self._pump
-        if not self._may_send():
+        if pump.terminated or pump.stopped or pump.torn:
             return
         self._quorum = 0
         try:
@@ -141,22 +141,6 @@ class Feeder:
         except BaseException:
             pump.torn = True
             raise
-
-    def _may_send(self) -> bool:
-        pump = self._pump
-        return not (pump.terminated or pump.stopped or pump.torn)
-
-    def _sent_at_once(self, flow: TaskFlow) -> bool:
-        """Send a single task that needs no line: it goes alone, nobody is before it, and there is room."""
-        pump = self._pump
-        if flow.joins or self._hungry or not self._may_send() or pump.engine.room() <= 0:
-            return False
-        try:
-            self._send_single(flow)
-        except BaseException:
-            pump.torn = True
-            raise
-        return True
 
     def _send_next(self, flow: Flow) -> None:
         """Send the next chunk of a call that is ready; if there are more, it comes to its turn again."""
@@ -179,10 +163,6 @@ class Feeder:
         flow = line.popleft()
         if line:
             self._hungry.append(line)
-        self._send_single(flow)
-
-    def _send_single(self, flow: TaskFlow) -> None:
-        """Send a single task by itself, unless it is over."""
         out = self._take_single(flow)
         if out is not None:
             flow.sent(out)

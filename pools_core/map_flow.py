@@ -169,9 +169,9 @@ class MapFlow(Flow):
     def _first_of_again(self, workers: int) -> tuple[int, Sequence[Any]]:
         """Return what goes again first; of several units no more than go together just now."""
         start, items = self._again.popleft()
-        if self.pump.joins_chunks and not self._chunker.fixed:
+        if not self._chunker.fixed and self.pump.joins_chunks:
             self.unit = 1  # one of them may be slow: it was behind such a one, or a worker died of it
-        if len(items) > (self._chunker.unit or 1) and (self._chunker.unit or not self._chunker.fixed):
+        if self.unit is not None and len(items) > self.unit:
             size = self._chunker.next_size(len(items), workers, len(items))
             if size < len(items):
                 self._again.extendleft([(start + size, items[size:])])

@@ -108,7 +108,8 @@ def read_progress(progress_bar: bool, style: object, options: object) -> Progres
     Raises:
         TypeError: style, options or one of the options' values is of the wrong type.
         ValueError: no such style.
-        NotImplementedError: a position for style "rich", whose bars find their places themselves.
+        NotImplementedError: a position for style "rich", whose bars find their places themselves; programs
+            that come from MPIRE catch just this error.
         tqdm.TqdmKeyError: an option that tqdm does not have; when a bar is wanted.
         KeyError: a ``bar_format`` with a field that tqdm does not have; when a bar is wanted.
         ImportError: the style needs a package that is not installed; when a bar is wanted.

@@ -63,7 +63,8 @@ def read_options(options: object, style: ProgressStyle) -> Mapping[str, Any]:
 
     Raises:
         TypeError: no mapping, or a value of the wrong type.
-        NotImplementedError: a position for style "rich", whose bars find their places themselves.
+        NotImplementedError: a position for style "rich", whose bars find their places themselves; programs
+            that come from MPIRE catch just this error.
     """
     if options is None:
         return {}

@@ -134,6 +134,13 @@ def test_tokens_are_counted_alike(elsewhere, sources):
     assert f"Pool {elsewhere[1]} open" in done.stderr
 
 
+def test_a_folder_that_is_not_there_is_said_at_once(tmp_path):
+    """Not taken for one without files."""
+    done = example("count_tokens.py", tmp_path / "nowhere", check=False)
+
+    assert (done.returncode, done.stdout) == (2, "") and "nowhere is no folder" in done.stderr
+
+
 def test_the_totals_are_those_of_a_plain_loop(sources):
     """So that all backends are not wrong in the same way."""
     spec = importlib.util.spec_from_file_location("count_tokens_example", EXAMPLES / "count_tokens.py")

@@ -140,37 +140,11 @@ class FrameReader:
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames that are complete."""
-        while self._large is None and (self._end > self._start or self._kind is not None):
-            frame = self._whole()
-            if frame is None:
-                if not (self._kind_known() and self._fill_parts()):
-                    return
-                assert self._kind is not None
-                frame = (self._kind, self._parts)
-                self._kind, self._parts = None, []
+        while self._large is None and self._kind_known() and self._fill_parts():
+            assert self._kind is not None
+            frame = (self._kind, self._parts)
+            self._kind, self._parts = None, []
             yield frame
-
-    def _whole(self) -> Frame | None:
-        """Return the next frame if it has come as a whole and is as nearly all are, of few small parts."""
-        start = self._start
-        waiting = self._end - start
-        if self._kind is not None or waiting < _HEAD.size:
-            return None
-        _, n_parts = _HEAD.unpack_from(self._buffer, start)
-        if n_parts >= len(_HEADS) or waiting < _HEADS[n_parts].size:
-            return None
-        head = _HEADS[n_parts]
-        kind, _, *lengths = head.unpack_from(self._buffer, start)
-        size = sum(lengths)
-        if size >= LARGE or waiting < head.size + size:
-            return None
-        parts: list[type_buffer] = []
-        start += head.size
-        for length in lengths:
-            parts.append(self._buffer[start : start + length])
-            start += length
-        self._start = start
-        return _KINDS[kind], parts
 
     def _kind_known(self) -> bool:
         if self._kind is not None:

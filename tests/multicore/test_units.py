@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pools_core import MakePool
-from pools_core.chunking import GUESS
+from pools_core.chunking import GROWTH, GUESS
 from pools_core.errors import WorkerDiedError
 from pools_core.map_flow import MapFlow
 from pools_core.testing.tasks import note, runs
@@ -75,6 +75,13 @@ def same(value):
     return value
 
 
+def submitted(pool):
+    """Return a list that will hold the chunks that are given to a pool's engine."""
+    submit, chunks = pool._pump.engine.submit, []
+    pool._pump.engine.submit = lambda chunk: (chunks.append(chunk), submit(chunk))
+    return chunks
+
+
 @pytest.fixture(params=["fork", "spawn"])
 def pool(request):
     """A pool of three workers, all of which have begun."""
@@ -126,6 +133,16 @@ def test_nor_behind_one_that_was_given_back_itself(pool, tmp_path):
     assert found == [*range(GUESS), 3, 3, 3, *range(600)]
 
 
+def test_what_was_given_back_is_shared_out(tmp_path):
+    """It goes to all workers, and not once more as a whole to one of them."""
+    with MakePool("multicore", n_jobs=2) as pool:
+        chunks = submitted(pool)
+        pool.map(Meet(tmp_path, 2), [TRIVIAL, TRIVIAL + 1, *range(100)])
+    first, again = chunks[0], next(chunk for chunk in chunks if chunk.start == 1)
+    assert first.size == 26
+    assert again.size <= GROWTH < first.size - 1
+
+
 @pytest.mark.parametrize(
     ("items", "together"),
     [
@@ -140,11 +157,9 @@ def test_nor_behind_one_that_was_given_back_itself(pool, tmp_path):
 def test_tasks_go_together_unmeasured_if_they_are_at_hand_and_small(items, together):
     """Else the first of them would have to wait until the others have been pulled, and packed."""
     with MakePool("multicore", n_jobs=2) as pool:
-        submit, sizes = pool._pump.engine.submit, []
-        pool._pump.engine.submit = lambda chunk: (sizes.append((chunk.size, chunk.unit)), submit(chunk))
+        chunks = submitted(pool)
         assert len(pool.map(same, items)) == 200
-    assert (sizes[0] == (GUESS, 1)) is together
-    assert (sizes[0] == (1, None)) is not together
+    assert (chunks[0].size, chunks[0].unit) == ((GUESS, 1) if together else (1, None))
 
 
 def test_a_death_costs_one_task_and_the_others_run_once(pool, tmp_path):
