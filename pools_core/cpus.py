@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[str], float | None]
 
-__all__ = ["Cpus", "available_cpus", "cpu_count", "describe_cpus"]
+__all__ = ["Cpus", "affinity", "available_cpus", "cpu_count", "describe_cpus"]
 
 CGROUP_MOUNT: Final = Path("/sys/fs/cgroup")
 OWN_CGROUPS: Final = Path("/proc/self/cgroup")
@@ -67,11 +67,16 @@ def describe_cpus(mount: Path = CGROUP_MOUNT, own: Path = OWN_CGROUPS) -> Cpus:
         own: the file that names this process's control groups.
     """
     seen = os.cpu_count() or 1
-    available = available_cpus()
-    affinity = seen if available is None else len(available)
+    allowed = affinity()
     quota = cgroup_quota(str(mount), str(own))
-    usable = affinity if quota is None else min(affinity, math.ceil(quota))
-    return Cpus(seen, affinity, quota, max(usable, 1))
+    usable = allowed if quota is None else min(allowed, math.ceil(quota))
+    return Cpus(seen, allowed, quota, max(usable, 1))
+
+
+def affinity() -> int:
+    """Return how many CPUs the scheduler may put this process on; takes a microsecond, as quotas do not."""
+    available = available_cpus()
+    return len(available) if available else os.cpu_count() or 1
 
 
 def available_cpus() -> frozenset[int] | None:

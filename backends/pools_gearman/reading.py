@@ -17,6 +17,7 @@ import selectors
 import socket
 from typing import Final
 
+from pools_core.spinning import Spinner
 from pools_gearman.connection import Connection
 from pools_gearman.shared_loop import SharedLoop
 
@@ -25,6 +26,9 @@ __all__ = ["Ready", "SharedReading"]
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 READ: Final = selectors.EVENT_READ
+
+SPIN: Final = 0.001
+"""Seconds to look for an answer before sleeping; the way of a small task through a job server takes less."""
 
 GRACE: Final = 0.02
 """Seconds without a new wait after which the loop's thread reads again."""
@@ -40,6 +44,7 @@ class SharedReading:
     def __init__(self, loop: SharedLoop) -> None:
         self._loop = loop
         self.selector = selectors.DefaultSelector()
+        self._spinner = Spinner(SPIN)
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
@@ -85,7 +90,7 @@ class SharedReading:
 
     def sleep(self, timeout: float | None) -> Ready:
         """Sleep until something can be read, or the bell rings."""
-        return self.selector.select(timeout)
+        return self._spinner.select(self.selector, timeout)
 
     def take(self, ready: Ready) -> None:
         """Take in what has come."""

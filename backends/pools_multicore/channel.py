@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pools_core.calls import Carried, type_buffer, type_part
 from pools_core.frames import Frame, Kind
+from pools_core.spinning import Spinner
 from pools_multicore.arena import LARGE_ENOUGH, Reference
 
 __all__ = ["FrameReader", "Outbox", "read_frames", "write_frame"]
@@ -251,12 +252,28 @@ def write_frame(sock: socket.socket, kind: Kind, parts: Sequence[type_part], put
 
 
 def read_frames(
-    sock: socket.socket, find: Callable[[Reference], memoryview] | None = None
+    sock: socket.socket, spinner: Spinner, find: Callable[[Reference], memoryview] | None = None
 ) -> Iterator[Frame]:
-    """Yield frames from a blocking socket until end-of-file."""
+    """Yield frames from a blocking socket until end-of-file.
+
+    Args:
+        sock: the socket.
+        spinner: how to wait for them.
+        find: see ``FrameReader``.
+    """
     reader = FrameReader(find)
+
+    def look() -> int | None:
+        try:
+            return sock.recv_into(reader.space(), 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def sleep() -> int:
+        return sock.recv_into(reader.space())
+
     while True:
-        count = sock.recv_into(reader.space())
+        count = spinner.wait(look, sleep)
         if count == 0:
             return
         reader.filled(count)

@@ -28,10 +28,11 @@ from typing import Final
 
 import pools_multicore
 from pools_core.calls import Call, Carried, Chunk, Session
-from pools_core.cpus import available_cpus
+from pools_core.cpus import affinity
 from pools_core.frames import Kind
 from pools_core.log_levels import LogLevelsSent
 from pools_core.protocol import Engine, Event, SessionOver
+from pools_core.spinning import Spinner
 from pools_multicore.arena import LARGE_ENOUGH, Arena
 from pools_multicore.crew import Crew
 from pools_multicore.handle import WorkerHandle
@@ -85,11 +86,12 @@ class MulticoreEngine(Engine):
         self._touching = False
         self._killed = False
         self._selector = selectors.DefaultSelector()
+        self._spinner = Spinner()
         self._log = LogLevelsSent()
         self._arena = Arena()
         # Not cpu_count(), which reads files to learn a quota: that takes 60 us, and this need not be exact.
-        cpus = len(available_cpus() or ()) or settings.n_jobs
-        self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, cpus))
+        self._cpus = affinity()
+        self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, self._cpus))
         self._crew = Crew(self, settings, self._schedule, self._arena, self._log, self._selector)
         self._limits = Limits(self._crew)
         self._placement = Placement(self, self._crew, self._schedule, self._limits)
@@ -211,7 +213,7 @@ class MulticoreEngine(Engine):
         self._touching = False
         events: Sequence[Event] = ()
         try:
-            ready = self._selector.select(timeout)
+            ready = self._select(timeout)
             self._touching = True
             with self._lock:
                 if not self._is_killed():
@@ -223,6 +225,12 @@ class MulticoreEngine(Engine):
                     self._close()
         self._touching = False  # last, since an interrupt before it loses the events
         return events
+
+    def _select(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for descriptors; awake for a moment, if that takes no CPU from what is out."""
+        if self._schedule.out < self._cpus:
+            return self._spinner.select(self._selector, timeout)
+        return self._selector.select(timeout)
 
     def _attend_all(self, ready: Iterable[tuple[selectors.SelectorKey, int]]) -> Sequence[Event]:
         """Do what descriptors are ready for, and what is due; return what has happened."""

@@ -115,6 +115,7 @@ class WorkerHandle:
             "threads": self._threads,
             "announce": {} if self._threads is None else announcement(*self._threads),
             "levels": self._levels,
+            "spin": settings.spin(),
             **starter.config(),
         }
         self.outbox.put(Kind.CONFIG, [marshal.dumps(config, 2)])

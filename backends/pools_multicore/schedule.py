@@ -58,6 +58,11 @@ class Schedule:
         return len(self._lines)
 
     @property
+    def out(self) -> int:
+        """How many chunks workers have, all together."""
+        return self._out
+
+    @property
     def depth(self) -> int:
         """How many chunks a worker may have, with the one that it runs."""
         if self._seconds is None or self._seconds > LINE:

@@ -12,8 +12,9 @@ from typing import Any, Final, Literal, get_args
 
 from pools_core.blas import default_threads
 from pools_core.config import whole_number
-from pools_core.cpus import available_cpus, cpu_count
+from pools_core.cpus import affinity, available_cpus, cpu_count
 from pools_core.pool_options import PoolSettings
+from pools_core.spinning import SPIN
 
 __all__ = ["MulticoreSettings", "StartMethod", "parse_cpu_ids", "parse_memory"]
 
@@ -103,6 +104,11 @@ class MulticoreSettings(PoolSettings):
         if allowed is not None and default_threads(self.n_jobs, len(allowed)) == 1:
             return 1, False  # control groups can only take away from that, and need not be read
         return default_threads(self.n_jobs, cpu_count()), False
+
+    def spin(self) -> float:
+        """Return how many seconds a worker may look before it sleeps: 0 unless each has a CPU."""
+        cpus = affinity() if self.cpu_ids is None else len({one for group in self.cpu_ids for one in group})
+        return SPIN if cpus >= max(2, self.n_jobs) else 0.0
 
     def __post_init__(self) -> None:
         """Check the values, and hold them in one form."""

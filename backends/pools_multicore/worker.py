@@ -32,6 +32,7 @@ from pools_core.calls import Call, Session, WorkerEvent
 from pools_core.frames import Kind, decode_call, decode_chunk, decode_session, encode_event
 from pools_core.ledger import LEDGER_BYTES, Ledger
 from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
+from pools_core.spinning import Spinner
 from pools_multicore.channel import read_frames
 from pools_multicore.line import Line
 
@@ -100,10 +101,12 @@ def run_worker(fds: WorkerFds) -> NoReturn:
     line = Line(channel, side)
     code = 1
     try:
-        frames = read_frames(channel, line.reader.view)
+        spinner = Spinner(0.0)
+        frames = read_frames(channel, spinner, line.reader.view)
         kind, parts = next(frames)
         assert kind is Kind.CONFIG
         config: dict[str, Any] = marshal.loads(parts[0])
+        spinner.most = config["spin"]
         _prepare(config)
         process = _Process(config, lambda: _Worker(line, fds, config).serve(frames))
         code = process.bootstrap()

@@ -8,9 +8,11 @@ import threading
 
 import pytest
 
+from pools_core import spinning
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused
 from pools_core.errors import TransportError
 from pools_core.protocol import Logged, SessionOver
+from pools_core.spinning import Spinner
 from pools_core.testing.waiting import wait_until
 from pools_gearman.callcache import MOST, CallCache
 from pools_gearman.connection import Connection
@@ -340,6 +342,31 @@ def test_whoever_waits_reads():
             theirs.sendall(created(2))
             wait_until(lambda: len(received) == 2, 10)
             assert received[1] == (b"H:2", shared.thread)
+            closed_at(shared, connection, theirs)
+
+
+def test_whoever_waits_again_and_again_stays_awake(monkeypatch):
+    """But for the first time; for whom time stands still, looking never ends but by what has come."""
+    monkeypatch.setattr(spinning, "_has_cpus", lambda: True)
+    received, timeouts = [], []
+    with Loop() as shared:
+        reading = shared.reading
+        assert reading._spinner.most > 0
+        reading._spinner = Spinner(clock=lambda: 0.0)
+        select = reading.selector.select
+        monkeypatch.setattr(
+            reading.selector, "select", lambda timeout: (timeouts.append(timeout), select(timeout))[1]
+        )
+        connection, theirs = line_of(shared, received)
+        with theirs:
+            for number in range(3):
+                begin_to_wait(shared)
+                theirs.sendall(created(number))
+                shared.loop.inside(reading.take, reading.sleep(10))
+                shared.loop.inside(reading.end)
+            assert [data for data, _ in received] == [b"H:0", b"H:1", b"H:2"]
+            assert (timeouts[0], set(timeouts[1:])) == (10, {0})
+            shared.loop.inside(reading.give_back)
             closed_at(shared, connection, theirs)
 
 

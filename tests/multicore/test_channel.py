@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pools_core import spinning
 from pools_core.frames import Kind
+from pools_core.spinning import SPIN, Spinner
 from pools_core.testing.waiting import Background
 from pools_multicore.channel import (
     AT_ONCE,
@@ -298,12 +300,29 @@ def test_an_outbox_whose_peer_is_gone_raises(line):
         outbox.flush()
 
 
-def test_frames_over_blocking_sockets(line):
+@pytest.fixture(params=["asleep", "awake"])
+def spinner(request, monkeypatch):
+    """How the worker's side waits; awake: never asleep but the first time, since its time stands still."""
+    monkeypatch.setattr(spinning, "_has_cpus", lambda: True)
+
+    class Asked(Spinner):
+        times = 0
+
+        def wait(self, look, sleep):
+            self.times += 1
+            return super().wait(look, sleep)
+
+    spinner = Asked(0.0 if request.param == "asleep" else SPIN, lambda: 0.0)
+    yield spinner
+    assert spinner.times
+
+
+def test_frames_over_blocking_sockets(line, spinner):
     """The worker's side of the line: write, and read until end-of-file."""
     near, far = line
     near.setblocking(True)
     frames = [(Kind.READY, []), (Kind.OUTCOMES, [b"f", b"", pattern(200_000), b""]), (Kind.REFUSED, [b"x"])]
-    reading = Background(lambda: list(read_frames(far)))
+    reading = Background(lambda: list(read_frames(far, spinner)))
 
     for kind, parts in frames:
         write_frame(near, kind, parts)
@@ -313,12 +332,12 @@ def test_frames_over_blocking_sockets(line):
 
 
 @pytest.mark.parametrize("cut", [1, 8, 15, 40, LARGE])
-def test_a_frame_that_is_cut_off_never_came(line, cut):
+def test_a_frame_that_is_cut_off_never_came(line, cut, spinner):
     """End-of-file in the middle of one: the frames before it count, and nothing else."""
     near, far = line
     near.setblocking(True)
     near.sendall(stream((Kind.READY, [])))
-    reading = Background(lambda: list(read_frames(far)))
+    reading = Background(lambda: list(read_frames(far, spinner)))
     near.sendall(stream((Kind.OUTCOMES, [pattern(20), pattern(2 * LARGE)]))[:cut])
     near.close()
 
