@@ -88,9 +88,14 @@ class SharedReading:
             self._looking = True
             self._loop.call_soon_threadsafe(self._look)
 
-    def sleep(self, timeout: float | None) -> Ready:
-        """Sleep until something can be read, or the bell rings."""
-        return self._spinner.select(self.selector, timeout)
+    def sleep(self, timeout: float | None, *, awake: bool = False) -> Ready:
+        """Sleep until something can be read, or the bell rings.
+
+        Args:
+            timeout: seconds; None for no limit.
+            awake: look for it first, for a moment, if what came before came soon.
+        """
+        return self._spinner.select(self.selector, timeout) if awake else self.selector.select(timeout)
 
     def take(self, ready: Ready) -> None:
         """Take in what has come."""

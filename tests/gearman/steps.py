@@ -44,15 +44,22 @@ class Steps:
         return self._step
 
 
+def sleep_at_once(engine: Any) -> None:
+    """Have an engine not look before it sleeps: how often it would is a matter of time."""
+    engine._cpus = 0
+
+
 def one_by_one(config: str, measure: Callable[[Callable[[int], object]], None]) -> None:
     """Let a pool map with chunks of one task."""
     with MakePool("gearman", config=config) as pool:
+        sleep_at_once(pool._pump.engine)
         measure(lambda count: pool.map(tasks.identity, range(count), n_splits=count))
 
 
 def at_once(config: str, measure: Callable[[Callable[[int], object]], None]) -> None:
     """Give all chunks to an engine before any comes back."""
     engine = GearmanEngine(read_settings(config, {}))
+    sleep_at_once(engine)
     call = Call(1, pack_function(tasks.identity))
     engine.open(call)
     numbers = iter(range(1, sys.maxsize))

@@ -362,7 +362,7 @@ def test_whoever_waits_again_and_again_stays_awake(monkeypatch):
             for number in range(3):
                 begin_to_wait(shared)
                 theirs.sendall(created(number))
-                shared.loop.inside(reading.take, reading.sleep(10))
+                shared.loop.inside(reading.take, reading.sleep(10, awake=True))
                 shared.loop.inside(reading.end)
             assert [data for data, _ in received] == [b"H:0", b"H:1", b"H:2"]
             assert (timeouts[0], set(timeouts[1:])) == (10, {0})
