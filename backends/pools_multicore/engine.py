@@ -88,7 +88,7 @@ class MulticoreEngine(Engine):
         self._selector = selectors.DefaultSelector()
         self._spinner = Spinner()
         self._log = LogLevelsSent()
-        self._arena = Arena()
+        self._arena = Arena(maps=True)
         # Not cpu_count(), which reads files to learn a quota: that takes 60 us, and this need not be exact.
         self._cpus = affinity()
         self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, self._cpus))

@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pools_core import MakePool
-from pools_multicore.arena import LARGE_ENOUGH, Arena, Held, Reader, Reference
+from pools_multicore.arena import LARGE_ENOUGH, PIECE, Arena, Held, Reader, Reference
 
 LARGE = LARGE_ENOUGH // 8 + 1000
 """Numbers of 8 bytes: so many go through a segment."""
@@ -124,6 +125,60 @@ def test_after_a_fork_of_the_reader_a_segment_is_not_written_again(line):
         os.close(fd)
 
 
+@pytest.fixture
+def written(monkeypatch):
+    """The sizes that are written by ``pwrite``."""
+    sizes, pwrite = [], os.pwrite
+
+    def counted(fd, data, offset):
+        sizes.append(len(data))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    return sizes
+
+
+def test_a_segment_that_is_used_again_is_mapped(line, written):
+    """What comes is right at any size, also where it does not end with a piece; and larger than before."""
+    arena, _, _ = line
+    arena._maps = True
+    sizes = [2 * PIECE + 5, 2 * PIECE + 5, 2 * PIECE, PIECE + 4096, PIECE + 5000, 2 * PIECE + 5]
+    for number, size in enumerate(sizes):
+        data = bytes([number]) * (size - 1) + b"e"
+        assert carry(line, data) == data
+        gc.collect()
+        give_back(line)
+    assert number_of_segments(arena) == 1
+    assert written == sizes[:1], "the first time, since only that says that there is no memory"
+
+
+def test_only_what_has_memory_behind_it_is_written_through_a_mapping(line, written):
+    """A write to the rest of one would kill the process, where there is none."""
+    arena, _, _ = line
+    arena._maps = True
+    some, more = LARGE_ENOUGH + 1, LARGE_ENOUGH + 100
+    for number, size in enumerate((some, some, more, more)):
+        data = bytes([number]) * size
+        assert carry(line, data) == data
+        gc.collect()
+        give_back(line)
+    assert number_of_segments(arena) == 1
+    assert written == [some, more]
+
+
+def test_a_write_that_is_interrupted_costs_the_segment(line, monkeypatch):
+    """Nobody would say of it that it is free."""
+    arena, _, _ = line
+
+    def interrupted(fd, data, offset):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "pwrite", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        arena.hold(memoryview(bytes(LARGE_ENOUGH)))
+    assert number_of_segments(arena) == 0
+
+
 def test_without_memory_there_is_no_segment(line, monkeypatch):
     """The buffer goes another way then."""
 
@@ -164,6 +219,27 @@ def test_descriptors_are_closed_with_the_arena(line):
 
 
 # --- a pool -----------------------------------------------------------------------------------------
+
+
+def arenas(_=None):
+    """Return how many segments this process has mapped."""
+    return Path("/proc/self/maps").read_text().count("memfd:pools-arena")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_the_callers_mappings_are_its_own():
+    """A worker that is forked later has none of them, and one maps none of what it writes itself."""
+    with MakePool("multicore", n_jobs=1, start_method="fork") as pool:
+        for _ in range(4):
+            gc.collect()
+            pool.apply(spoil, (np.full(LARGE, 1.0),))
+        assert arenas() > 0
+        with MakePool("multicore", n_jobs=1, start_method="fork") as other:
+            assert other.apply(arenas) == 0
+            for _ in range(4):
+                gc.collect()
+                other.apply(make, (1,))
+            assert other.apply(arenas) == 0
 
 
 def spoil(array):
