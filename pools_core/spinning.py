@@ -34,12 +34,6 @@ T = TypeVar("T")
 _give_way: Callable[[], None] | None = getattr(os, "sched_yield", None)
 
 
-def _has_cpus() -> bool:
-    from pools_core.cpus import affinity  # a spawned worker, which is told, need not import it
-
-    return affinity() > 1
-
-
 class Spinner:
     """Decides how one thread waits, by how long it waited before.
 
@@ -47,16 +41,17 @@ class Spinner:
     never pays costs next to nothing.
 
     Args:
-        most: seconds to look before sleeping; 0: sleep at once, as is done where there is but one CPU.
+        most: seconds to look before sleeping; 0: sleep at once.
         clock: returns seconds.
     """
 
     def __init__(self, most: float = SPIN, clock: Callable[[], float] = monotonic) -> None:
-        self.most = most if most and _has_cpus() else 0.0
+        self.most = most
         self._clock = clock
         self._near = False
         self._missed = 0
         self._rests = 0
+        self._cpus: int | None = None
 
     def wait(self, look: Callable[[], T | None], sleep: Callable[[], T]) -> T:
         """Return what has come.
@@ -81,12 +76,26 @@ class Spinner:
         return found
 
     def select(
-        self, selector: selectors.BaseSelector, timeout: float | None
+        self, selector: selectors.BaseSelector, timeout: float | None, out: int
     ) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for files, as ``selector.select(timeout)`` does."""
-        if timeout is not None and timeout < self.most:
+        """Wait for files, as ``selector.select(timeout)`` does.
+
+        Args:
+            selector: what to wait on.
+            timeout: seconds; None for no limit.
+            out: how many chunks are under way.  With one for each CPU, or with a single CPU, whoever looks
+                would take it from them; and with many something is always coming, and none waits for this.
+        """
+        if (timeout is not None and timeout < self.most) or not self._spares_cpu(out):
             return selector.select(timeout)
         return self.wait(lambda: selector.select(0) or None, lambda: selector.select(timeout))
+
+    def _spares_cpu(self, out: int) -> bool:
+        if self._cpus is None:
+            from pools_core.cpus import affinity  # a spawned worker need not import it, and calls no select
+
+            self._cpus = affinity()
+        return max(1, out) < self._cpus
 
     def _spin(self, look: Callable[[], T | None], end: float) -> T | None:
         while True:

@@ -14,7 +14,6 @@ from time import monotonic
 from typing import Final, TypeVarTuple, Unpack
 
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Refused, Returned, Session, SetupFailed
-from pools_core.cpus import affinity
 from pools_core.errors import TransportError
 from pools_core.log_levels import LogLevelsSent
 from pools_core.protocol import Broken, ChunkLost, Engine, Event, SessionOver
@@ -82,7 +81,6 @@ class GearmanEngine(Engine):
         self._touching = False
         self._events: list[Event] = []
         self._out: set[int] = set()
-        self._cpus = affinity()
         self._spent: dict[int, float] = {}
         self._seconds: float | None = None
         self._shut = False
@@ -202,8 +200,7 @@ class GearmanEngine(Engine):
                     self._act(self._thread.inside, self._reading.borrow)
             self._touching = False
             try:
-                # With more on the way there is always something coming, and no task waits for this thread.
-                ready = self._reading.sleep(left, awake=len(self._out) < self._cpus)
+                ready = self._reading.sleep(left, len(self._out))
             except BaseException:  # Ctrl-C
                 with self._lock:
                     self._reading.end()

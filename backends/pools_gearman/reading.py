@@ -88,14 +88,14 @@ class SharedReading:
             self._looking = True
             self._loop.call_soon_threadsafe(self._look)
 
-    def sleep(self, timeout: float | None, *, awake: bool = False) -> Ready:
-        """Sleep until something can be read, or the bell rings.
+    def sleep(self, timeout: float | None, out: int) -> Ready:
+        """Sleep until something can be read, or the bell rings; first look for a moment, if that has paid.
 
         Args:
             timeout: seconds; None for no limit.
-            awake: look for it first, for a moment, if what came before came soon.
+            out: how many chunks are under way.
         """
-        return self._spinner.select(self.selector, timeout) if awake else self.selector.select(timeout)
+        return self._spinner.select(self.selector, timeout, out)
 
     def take(self, ready: Ready) -> None:
         """Take in what has come."""

@@ -9,8 +9,8 @@
 A segment is a ``memfd``: it has no name and needs no ``/dev/shm``, and the kernel clears it away with the
 last process that has it.  The owner only writes to it, with ``pwrite``, which reports a lack of memory as
 an error; then, or where there is no ``memfd``, the buffer goes through the socket as if this were not here.
-Once a segment has been written several times an owner may map it, since a write to a mapping takes half as
-long.  Only what ``pwrite`` has put memory behind is written so: where there is none, it would kill.
+An owner may map a segment that it uses again, since a write to a mapping takes half as long.  Only what
+``pwrite`` has put memory behind is written so: where there is none, it would kill.
 
 The reader maps it privately (``MAP_PRIVATE``): what it writes stays its own, also in processes that it
 forks.  Whatever is made of such memory (an array, a slice of one) keeps one exporter alive; when that goes,
@@ -45,10 +45,6 @@ two chunks for each of some dozens of workers take, with arrays of 8 MB."""
 MOST_SEGMENTS: Final = 64
 """Segments of one owner; each is a descriptor of its process, and two once it is mapped.  Buffers beyond
 them go through the socket."""
-
-UNMAPPED: Final = 1
-"""Times that a segment is written before it is mapped: mapping takes as long as what two later writes save,
-and what is written a second time is mostly written many times."""
 
 PIECE: Final = 1 << 20
 """Bytes that are written to a mapping at a time, which takes 0.1 ms; meanwhile no other thread runs."""
@@ -95,14 +91,11 @@ class _Segment:
         number: unique in this process.
         users: who may still look at what it holds: readers, by key, and None for the owner itself.
         backed: bytes that have memory behind them, from the first on.
-        writes: how often it was written.
         mapping: through which the owner writes; None if it does not.
         known: readers that have it mapped, or will.
     """
 
-    __slots__ = (
-        "__weakref__", "_close", "backed", "fd", "known", "mapping", "number", "size", "users", "writes"
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_close", "backed", "fd", "known", "mapping", "number", "size", "users")
 
     def __init__(self, fd: int, size: int) -> None:
         self.number = next(_numbers)
@@ -111,7 +104,6 @@ class _Segment:
         self.users: set[Any] = set()
         self.known: set[Any] = set()
         self.backed = 0
-        self.writes = 0
         self.mapping: mmap.mmap | None = None
         self._close = weakref.finalize(self, os.close, fd)
         self._close.atexit = False
@@ -134,11 +126,11 @@ class _Segment:
             OSError: there is no memory for it.
         """
         view = view.cast("B")
-        if maps and self.mapping is None and self.writes >= UNMAPPED:
+        if maps and self.mapping is None and self.backed:
+            # Mapping takes as long as what two later writes save; what is used again mostly is so often.
             with contextlib.suppress(OSError):  # no descriptor left: it goes on as it did
                 self.mapping = mmap.mmap(self.fd, self.size)
                 self.mapping.madvise(_MADV_POPULATE_WRITE, 0, self.backed)  # at once; since Linux 5.14
-        self.writes += 1
         if self.mapping is None or view.nbytes > self.backed:
             _write(self.fd, view)
             self.backed = max(self.backed, view.nbytes)
@@ -177,13 +169,11 @@ class Arena:
             segment.users.add(None)
         try:
             segment.write(view, self._maps)
-        except OSError:  # no memory left
+        except BaseException as error:  # no memory left; or Ctrl-C, and nobody would say that it is free
             with self._lock:
                 self._destroy(segment)
-            return None
-        except BaseException:  # Ctrl-C: nobody will say that it is free
-            with self._lock:
-                self._destroy(segment)
+            if isinstance(error, OSError):
+                return None
             raise
         held = Held(segment, view.nbytes)
         # A finalizer may run in any thread at any moment: it only leaves a note.

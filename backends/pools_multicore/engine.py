@@ -90,8 +90,7 @@ class MulticoreEngine(Engine):
         self._log = LogLevelsSent()
         self._arena = Arena(maps=True)
         # Not cpu_count(), which reads files to learn a quota: that takes 60 us, and this need not be exact.
-        self._cpus = affinity()
-        self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, self._cpus))
+        self._schedule = Schedule(settings.n_jobs, deepest(settings.n_jobs, affinity()))
         self._crew = Crew(self, settings, self._schedule, self._arena, self._log, self._selector)
         self._limits = Limits(self._crew)
         self._placement = Placement(self, self._crew, self._schedule, self._limits)
@@ -213,7 +212,7 @@ class MulticoreEngine(Engine):
         self._touching = False
         events: Sequence[Event] = ()
         try:
-            ready = self._select(timeout)
+            ready = self._spinner.select(self._selector, timeout, self._schedule.out)
             self._touching = True
             with self._lock:
                 if not self._is_killed():
@@ -225,12 +224,6 @@ class MulticoreEngine(Engine):
                     self._close()
         self._touching = False  # last, since an interrupt before it loses the events
         return events
-
-    def _select(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for descriptors; awake for a moment, if that takes no CPU from what is out."""
-        if self._schedule.out < self._cpus:
-            return self._spinner.select(self._selector, timeout)
-        return self._selector.select(timeout)
 
     def _attend_all(self, ready: Iterable[tuple[selectors.SelectorKey, int]]) -> Sequence[Event]:
         """Do what descriptors are ready for, and what is due; return what has happened."""

@@ -19,7 +19,6 @@ class Line:
     """Something to wait for: it comes some seconds after a wait for it has begun."""
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr(spinning, "_has_cpus", lambda: True)
         monkeypatch.setattr(spinning, "_give_way", self._give_way)
         self.now = 0.0
         self.comes = 0.0
@@ -120,25 +119,42 @@ def test_long_waits_say_nothing_about_short_ones(line):
     assert [line.slept(0.5) for _ in range(4)] == [True, True, True, False]
 
 
-@pytest.mark.parametrize("most", [0.0, 1.0])
-def test_with_a_single_cpu_it_sleeps_at_once(line, monkeypatch, most):
-    """Whoever is waited for needs that CPU; the same for who is told not to look."""
-    monkeypatch.setattr(spinning, "_has_cpus", lambda: most == 0.0)
-    line.spinner = Spinner(most, lambda: line.now)
+def test_who_is_told_not_to_look_sleeps_at_once(line):
+    """As a worker that shares its CPU."""
+    line.spinner = Spinner(0.0, lambda: line.now)
     assert [line.wait(0.0), line.wait(0.0)] == [["slept"], ["slept"]]
 
 
-def test_a_deadline_that_is_nearer_than_that_is_kept(line):
-    """Nobody looks on past it."""
+class Selector:
+    """Finds nothing, and keeps how long it was to wait."""
+
+    def __init__(self):
+        self.timeouts = []
+
+    def select(self, timeout):
+        """As selectors have it."""
+        self.timeouts.append(timeout)
+        return []
+
+
+@pytest.mark.parametrize(
+    ("cpus", "out", "looks"),
+    [(1, 0, False), (1, 1, False), (2, 0, True), (2, 1, True), (2, 2, False), (8, 7, True), (8, 8, False)],
+)
+def test_it_looks_if_that_takes_no_cpu_from_what_is_under_way(monkeypatch, line, cpus, out, looks):
+    """Whoever is waited for needs it more."""
+    monkeypatch.setattr("pools_core.cpus.affinity", lambda: cpus)
+    selector = Selector()
     line.wait(0.5)
-    calls = []
+    line.spinner.select(selector, 5.0, out)
+    assert (0 in selector.timeouts) is looks
+    assert selector.timeouts[-1] == 5.0
 
-    class Selector:
-        def select(self, timeout):
-            calls.append(timeout)
-            return []
 
-    assert line.spinner.select(Selector(), MOST / 2) == []
-    assert calls == [MOST / 2]
-    line.spinner.select(Selector(), 5.0)
-    assert (set(calls[1:-1]), calls[-1]) == ({0}, 5.0)
+def test_a_deadline_that_is_nearer_than_that_is_kept(monkeypatch, line):
+    """Nobody looks on past it."""
+    monkeypatch.setattr("pools_core.cpus.affinity", lambda: 2)
+    selector = Selector()
+    line.wait(0.5)
+    assert line.spinner.select(selector, MOST / 2, 1) == []
+    assert selector.timeouts == [MOST / 2]

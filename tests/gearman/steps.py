@@ -46,7 +46,7 @@ class Steps:
 
 def sleep_at_once(engine: Any) -> None:
     """Have an engine not look before it sleeps: how often it would is a matter of time."""
-    engine._cpus = 0
+    engine._reading._spinner.most = 0.0
 
 
 def one_by_one(config: str, measure: Callable[[Callable[[int], object]], None]) -> None:

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from pools_core import spinning
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused
 from pools_core.errors import TransportError
 from pools_core.protocol import Logged, SessionOver
@@ -334,7 +333,7 @@ def test_whoever_waits_reads():
         with theirs:
             begin_to_wait(shared)
             theirs.sendall(created(1))
-            shared.loop.inside(shared.reading.take, shared.reading.sleep(10))
+            shared.loop.inside(shared.reading.take, shared.reading.sleep(10, 0))
             assert received == [(b"H:1", threading.current_thread())]
 
             shared.loop.inside(shared.reading.end)
@@ -347,12 +346,12 @@ def test_whoever_waits_reads():
 
 def test_whoever_waits_again_and_again_stays_awake(monkeypatch):
     """But for the first time; for whom time stands still, looking never ends but by what has come."""
-    monkeypatch.setattr(spinning, "_has_cpus", lambda: True)
     received, timeouts = [], []
     with Loop() as shared:
         reading = shared.reading
         assert reading._spinner.most > 0
         reading._spinner = Spinner(clock=lambda: 0.0)
+        reading._spinner._cpus = 2
         select = reading.selector.select
         monkeypatch.setattr(
             reading.selector, "select", lambda timeout: (timeouts.append(timeout), select(timeout))[1]
@@ -362,7 +361,7 @@ def test_whoever_waits_again_and_again_stays_awake(monkeypatch):
             for number in range(3):
                 begin_to_wait(shared)
                 theirs.sendall(created(number))
-                shared.loop.inside(reading.take, reading.sleep(10, awake=True))
+                shared.loop.inside(reading.take, reading.sleep(10, 1))
                 shared.loop.inside(reading.end)
             assert [data for data, _ in received] == [b"H:0", b"H:1", b"H:2"]
             assert (timeouts[0], set(timeouts[1:])) == (10, {0})
@@ -389,7 +388,7 @@ def test_a_connection_that_ends_while_a_thread_reads_is_the_loops_again():
             theirs.sendall(created(1))
             theirs.shutdown(socket.SHUT_RDWR)
             while not over.is_set():
-                shared.loop.inside(shared.reading.take, shared.reading.sleep(0.1))
+                shared.loop.inside(shared.reading.take, shared.reading.sleep(0.1, 0))
             assert [data for data, _ in received] == [b"H:1"]
             shared.loop.inside(shared.reading.end)
 
@@ -398,11 +397,11 @@ def test_the_bell_wakes_whoever_sleeps_and_nobody_else():
     with Loop() as shared:
         shared.loop.inside(shared.reading.ring)  # nobody sleeps: not kept
         begin_to_wait(shared)
-        assert shared.reading.sleep(0) == []
+        assert shared.reading.sleep(0, 0) == []
         shared.loop.inside(shared.reading.ring)
-        ready = shared.reading.sleep(10)
+        ready = shared.reading.sleep(10, 0)
         assert len(ready) == 1
         shared.loop.inside(shared.reading.take, ready)
         begin_to_wait(shared)
-        assert shared.reading.sleep(0) == []
+        assert shared.reading.sleep(0, 0) == []
         shared.loop.inside(shared.reading.end)

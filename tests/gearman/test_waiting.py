@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from pools_core.testing.gate import Gate, pass_gate
 
-@pytest.mark.parametrize(("cpus", "awake"), [(2, True), (1, False)])
-def test_the_answer_of_a_single_task_is_waited_for_awake(cluster, monkeypatch, cpus, awake):
-    """But not with as many chunks on their way as there are CPUs."""
+
+@pytest.mark.parametrize("words", [["a"], ["a", "b"]], ids=len)
+def test_whoever_waits_is_told_how_much_is_under_way(cluster, monkeypatch, words):
+    """Since it is for a few only that it stays awake; see ``Spinner.select``."""
     cluster.start_node()
-    with cluster.pool() as pool:
-        engine = pool._pump.engine
-        engine._cpus = cpus
-        sleep, waits = engine._reading.sleep, []
+    with cluster.pool() as pool, Gate() as gate:
+        spinner = pool._pump.engine._reading._spinner
+        assert spinner.most > 0
+        select = spinner.select
 
-        def watched(timeout, *, awake):
-            waits.append((len(engine._out), awake))
-            return sleep(timeout, awake=awake)
+        def watched(selector, timeout, out):
+            if out == len(words):
+                gate.open()  # so no task ends before
+            return select(selector, timeout, out)
 
-        monkeypatch.setattr(engine._reading, "sleep", watched)
-        assert pool.apply(abs, (-3,)) == 3
-    assert {how for out, how in waits if out == 1} == {awake}
+        monkeypatch.setattr(spinner, "select", watched)
+        assert len(pool.map(partial(pass_gate, gate.address), words, chunksize=1)) == len(words)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pools_core import spinning
 from pools_core.frames import Kind
 from pools_core.spinning import SPIN, Spinner
 from pools_core.testing.waiting import Background
@@ -301,9 +300,8 @@ def test_an_outbox_whose_peer_is_gone_raises(line):
 
 
 @pytest.fixture(params=["asleep", "awake"])
-def spinner(request, monkeypatch):
+def spinner(request):
     """How the worker's side waits; awake: never asleep but the first time, since its time stands still."""
-    monkeypatch.setattr(spinning, "_has_cpus", lambda: True)
 
     class Asked(Spinner):
         times = 0

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pools_core import MakePool, spinning
+from pools_core import MakePool
 from pools_core.cpus import affinity
 from pools_core.spinning import SPIN, Spinner
 from pools_multicore import settings as settings_module
@@ -24,11 +24,10 @@ def spins(_):
 @pytest.fixture
 def waits(monkeypatch):
     """A pool of one worker, for whom time stands still, and how often its engine slept, and looked."""
-    monkeypatch.setattr(spinning, "_has_cpus", lambda: True)
-    with MakePool("multicore", n_jobs=1) as pool:
+    with MakePool("multicore", n_jobs=1, start_method="forkserver") as pool:  # no template falls due
         pool.apply(abs, (1,))
         engine = pool._pump.engine
-        engine._spinner = Spinner(clock=lambda: 0.0)
+        spinner = engine._spinner = Spinner(clock=lambda: 0.0)
         select, counts = engine._selector.select, {"slept": 0, "looked": 0}
 
         def counted(timeout=None):
@@ -36,13 +35,13 @@ def waits(monkeypatch):
             return select(timeout)
 
         monkeypatch.setattr(engine._selector, "select", counted)
-        yield pool, engine, counts
+        yield pool, spinner, counts
 
 
 def test_a_single_task_is_waited_for_awake(waits):
     """It has nearly come back by the time that one would have fallen asleep."""
-    pool, engine, counts = waits
-    engine._cpus = 2
+    pool, spinner, counts = waits
+    spinner._cpus = 2
     assert [pool.apply(abs, (-number,)) for number in range(20)] == list(range(20))
     assert counts["slept"] == 1, "the first, when nothing is known yet"
     assert counts["looked"] >= 19
@@ -50,10 +49,23 @@ def test_a_single_task_is_waited_for_awake(waits):
 
 def test_not_if_the_worker_needs_that_cpu(waits):
     """Who looks would only keep it from its task."""
-    pool, engine, counts = waits
-    engine._cpus = 1
+    pool, spinner, counts = waits
+    spinner._cpus = 1
     assert [pool.apply(abs, (-number,)) for number in range(20)] == list(range(20))
     assert counts == {"slept": counts["slept"], "looked": 0} and counts["slept"] >= 20
+
+
+def test_whoever_waits_is_told_how_much_is_under_way(waits, monkeypatch):
+    """Nothing is taken in but by this thread, so one chunk is out until it has waited."""
+    pool, spinner, _ = waits
+    select, outs = spinner.select, []
+    monkeypatch.setattr(
+        spinner,
+        "select",
+        lambda selector, timeout, out: (outs.append(out), select(selector, timeout, out))[1],
+    )
+    pool.apply(abs, (-1,))
+    assert outs and set(outs) == {1}
 
 
 @pytest.mark.parametrize(
