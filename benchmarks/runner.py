@@ -1,7 +1,7 @@
 """How it is measured: each library in a process of its own, one after the other, several rounds.
 
     parent   for each round, for each case: every library once, in an order that rotates
-    child    ``python -m benchmarks.runner CASE LIBRARY SIZE WORKERS ROUND`` prints one JSON object
+    child    ``python -m benchmarks.child CASE LIBRARY SIZE WORKERS ROUND`` prints one JSON object
 
 Only one child runs at a time.  What a library prints goes to standard error, so the JSON stands alone.
 """
@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.cases import CASES, Case
@@ -33,6 +34,9 @@ ONE_THREAD: Final = {
 }
 """Numerical libraries use one thread in each process, whoever starts it; a pool of this project sees to that
 itself, and a peer's user has to."""
+
+SOURCES: Final = (Path(__file__).parent.parent, Path(__file__).parent.parent / "backends")
+"""Where our packages lie.  These are measured, whatever copy of them is installed beside the peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +145,14 @@ def takes_part(case: Case, name: str) -> bool:
 
 
 def compile_ours() -> None:
-    """Compile our packages, as pip does when it installs a wheel; peers came in that way.
+    """Compile our packages, as pip does when it installs a wheel, and the tasks; peers came in that way.
 
     In a checkout there may be no bytecode, and none is written under ``PYTHONDONTWRITEBYTECODE``: then each
     spawned worker would compile what it imports, which takes longer than all the rest of its start.
     """
-    for package in ("pools_core", "pools_multicore", "pools_threads", "pools_singlecore", "pools_gearman"):
-        spec = importlib.util.find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            compileall.compile_dir(folder, quiet=2)
+    for folder in SOURCES:
+        for package in (*folder.glob("pools_*"), *folder.glob("benchmarks")):
+            compileall.compile_dir(package, quiet=2)
 
 
 def empty(case: Case, name: str, settings: Settings) -> Samples:
@@ -169,12 +172,12 @@ def run_child(samples: Samples, turn: int, limit: float) -> Sample:
     """Measure one library in one case, in a process of its own."""
     what = [samples.case, samples.library, str(samples.size), str(samples.workers), str(turn)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.runner", *what],
+        [sys.executable, "-m", "benchmarks.child", *what],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, **ONE_THREAD},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": search_path()},
     )
     try:
         out, err = process.communicate(timeout=limit)
@@ -190,8 +193,13 @@ def run_child(samples: Samples, turn: int, limit: float) -> Sample:
     return Sample(**json.loads(out))
 
 
-def main(argv: list[str]) -> None:
-    """Be the child."""
+def search_path() -> str:
+    """Return what ``PYTHONPATH`` is in a child."""
+    return os.pathsep.join([*map(str, SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def run_case(argv: list[str]) -> None:
+    """Be the child: measure what the arguments name, and print the sample."""
     name, library, size, workers, turn = argv
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -210,7 +218,3 @@ def main(argv: list[str]) -> None:
     meter = METERS[case.metric]
     values, checksum = meter(case, LIBRARIES[library](int(workers), int(turn)), int(size), give_up)
     answer({"values": values, "checksum": float(checksum)})
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

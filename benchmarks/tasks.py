@@ -1,12 +1,11 @@
 """What workers run: each function is a task; each takes no more imports than it needs.
 
-Workers that do not start by fork import this module, so numpy is imported where it is used.
+Workers that do not start by fork import this module, so it imports little, and numpy where it is used.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,15 +93,12 @@ def keep_shared(value: Any) -> None:
     _shared[:] = [value]
 
 
-@dataclass(frozen=True, slots=True)
 class OnShared:
-    """A task that gets what ``keep_shared`` kept, and its item.
+    """A task that gets what ``keep_shared`` kept, and its item."""
 
-    Attributes:
-        func: called with the two.
-    """
-
-    func: Callable[[Any, Any], Any]
+    def __init__(self, func: Callable[[Any, Any], Any]) -> None:
+        """Remember what is called with the two."""
+        self.func = func
 
     def __call__(self, item: Any) -> Any:
         """Run the task."""

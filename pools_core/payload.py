@@ -310,11 +310,18 @@ def _main_function(func: Any) -> FunctionType | None:
 
 def _fingerprint(func: FunctionType) -> bytes:
     """Digest what a function does: its code, its defaults and what it closes over."""
-    import hashlib  # loads OpenSSL, which most workers never need
-
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest = _blake2b()(digest_size=_DIGEST)
     _digest_function(func, digest.update, {id(func)})
-    return digest.digest()
+    return bytes(digest.digest())
+
+
+def _blake2b() -> Callable[..., Any]:
+    """Return the hash function, not by ``hashlib``: OpenSSL is a tenth of a spawned worker's start."""
+    try:
+        from _blake2 import blake2b
+    except ImportError:  # a Python that was built without it
+        from hashlib import blake2b
+    return cast("Callable[..., Any]", blake2b)
 
 
 def _digest_function(func: FunctionType, update: Callable[[bytes], None], seen: set[int]) -> None:

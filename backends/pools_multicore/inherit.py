@@ -86,9 +86,11 @@ def fresh_python(module: str, function: str, fds: tuple[int, ...]) -> int:
     import pools_core
 
     ours = [str(Path(file).parent.parent) for file in (pools_core.__file__, __file__) if file]
+    # Without collections while it loads our modules, which are kept for good; before the main script they are
+    # on again.
     code = (
-        f"import sys; sys.path.extend(p for p in {ours!r} if p not in sys.path); "
-        f"from {module} import {function}; {function}{tuple(fds)}"
+        f"import gc, sys; gc.disable(); sys.path.extend(p for p in {ours!r} if p not in sys.path); "
+        f"from {module} import {function}; gc.freeze(); gc.enable(); {function}{tuple(fds)}"
     )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  as multiprocessing.util does
     process = subprocess.Popen([os.fsdecode(spawn.get_executable()), *flags, "-c", code], pass_fds=fds)  # noqa: S603  our own interpreter

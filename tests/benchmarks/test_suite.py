@@ -49,7 +49,7 @@ def report(*found):
 def child(*arguments):
     """Run one child of the suite; return its answer."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.runner", *map(str, arguments)],
+        [sys.executable, "-m", "benchmarks.child", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

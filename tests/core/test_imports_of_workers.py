@@ -28,9 +28,14 @@ import sys
 
 from pools_core import MakePool
 
+def of_the_script(item):
+    return item
+
+
 if __name__ == "__main__":
     with MakePool("multicore", n_jobs=1, start_method=sys.argv[1]) as pool:
         pool.map(abs, [1, (-2) ** 40])
+        pool.map(of_the_script, [1])
         pool.starmap(divmod, [(7, 2), (8, 3)])
         print(*pool.apply(eval, ("sorted(__import__('sys').modules)",)))
 """
