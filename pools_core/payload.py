@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 
 from pools_core.calls import Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
+from pools_core.memory import copied
 
 __all__ = [
     "MARSHAL_VERSION",
@@ -397,7 +398,7 @@ def _apart(buffers: list[type_part], keep: bool, hold: Hold | None) -> Callable[
         if view.nbytes < OUT_OF_BAND or len(buffers) >= MOST_APART:
             return True
         if keep:
-            buffers.append((hold is not None and hold(view)) or bytearray(view))
+            buffers.append((hold is not None and hold(view)) or copied(view))
         else:
             buffers.append(view)
         return False

@@ -20,6 +20,8 @@ from pools_gearman.signing import RefusedFrameError, Why
 __all__ = ["Body", "Kind", "decode_json", "encode_json", "join", "plain", "split"]
 
 _HEAD: Final = struct.Struct("<BI")
+_HEADS: Final = tuple(struct.Struct(f"<BI{count}Q") for count in range(8))
+"""Heads with the lengths, of bodies of so many parts: nearly all have no more."""
 
 MOST_PARTS: Final = 1 << 20
 """Parts of one body at the most."""
@@ -46,7 +48,7 @@ class Body(NamedTuple):
     """A body, cut into its parts."""
 
     kind: Kind
-    parts: list[memoryview]
+    parts: list[type_buffer]
 
 
 def plain(parts: Sequence[type_part]) -> list[type_buffer]:
@@ -57,16 +59,21 @@ def plain(parts: Sequence[type_part]) -> list[type_buffer]:
 
 def join(kind: Kind, parts: Sequence[type_part]) -> list[type_buffer]:
     """Return the buffers of a body; small parts are joined, large ones are left as they are."""
+    count = len(parts)
+    sizes = [len(part) for part in parts if type(part) is bytes]
+    if count == len(sizes) < len(_HEADS) and sum(sizes) < SMALL:
+        whole: Any = parts
+        return [b"".join((_HEADS[count].pack(kind, count, *sizes), *whole))]
     parts = plain(parts)
     sizes = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
-    head = _HEAD.pack(kind, len(parts)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+    head = _HEAD.pack(kind, count) + struct.pack(f"<{count}Q", *sizes)
     if sum(sizes) < SMALL:
         return [b"".join([head, *parts])]
     return [head, *parts]
 
 
-def split(body: memoryview) -> Body:
-    """Cut a body into its parts.
+def split(body: type_buffer) -> Body:
+    """Cut a body into its parts, each of its kind.
 
     Raises:
         RefusedFrameError: it is not one.
@@ -80,9 +87,9 @@ def split(body: memoryview) -> Body:
     except (struct.error, KeyError, ValueError):
         raise RefusedFrameError(Why.MALFORMED) from None
     position = _HEAD.size + 8 * count
-    if position + sum(sizes) != body.nbytes:
+    if position + sum(sizes) != len(body):
         raise RefusedFrameError(Why.MALFORMED)
-    parts = []
+    parts: list[type_buffer] = []
     for size in sizes:
         parts.append(body[position : position + size])
         position += size

@@ -150,7 +150,8 @@ class NodeJobs:
         except Exception as error:  # signed, yet not what we know: another version of the core
             log.warning("job %s cannot be read: %s", printable(job_id), error)
             raise RefusedFrameError(Why.VERSION) from error
-        chunk = taken._replace(id=next(self._chunk_ids), call=call.local)
+        number = next(self._chunk_ids)
+        chunk = Chunk(number, call.local, taken.start, taken.size, taken.items, taken.worker, taken.unit)
         held = Held(job_id, handle, link, sent.id, chunk, call, node.gateway, run)
         if taken.size < sent.size:
             self._send(held, wire.encode_event_body(run, Shortened(sent.id, taken.size)), last=False)
@@ -230,7 +231,7 @@ class NodeJobs:
         if isinstance(event, SetupFailed):
             event = portable_failure(event)
         body = wire.encode_event_body(held.run, event._replace(chunk=held.remote))
-        size = sum(len(piece) for piece in body)
+        size = sum(map(len, body))
         if size + 1024 > self._node.settings.max_frame_bytes and isinstance(event, Outcomes):
             body = wire.encode_event_body(held.run, self._too_large(held, event, size))
         self._send(held, body, last=last)

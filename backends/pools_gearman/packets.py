@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from gearman import protocol
 from pools_core.calls import type_buffer
 from pools_core.errors import TransportError
+from pools_core.memory import memory_for
 
 __all__ = ["Command", "Line", "Packet", "PacketReader", "encode"]
 
@@ -83,6 +84,8 @@ LONGEST_LINE: Final = 1 << 20
 
 _COMMANDS: Final = {int(command): command for command in Command}
 _COUNT: Final = {command: len(protocol.GEARMAN_PARAMS_FOR_COMMAND[command]) for command in Command}
+_BARE: Final = {command: HEADER.pack(REQUEST, command, 0) for command, count in _COUNT.items() if not count}
+"""Requests that are nothing but their header."""
 
 
 def encode(command: Command, *args: bytes, data: list[type_buffer] | None = None) -> list[type_buffer]:
@@ -96,14 +99,15 @@ def encode(command: Command, *args: bytes, data: list[type_buffer] | None = None
     Raises:
         ValueError: too few or too many arguments, a NUL where none may be, or 4 GiB and more.
     """
-    if data is not None:
-        args = (*args, b"")
-    if len(args) != _COUNT[command]:
-        raise ValueError(f"{command.name} takes {_COUNT[command]} arguments, not {len(args)}")
-    if b"\0" in b"".join(args[:-1]):
+    if not args and data is None and command in _BARE:
+        return [_BARE[command]]
+    given = len(args) + (data is not None)
+    if given != _COUNT[command]:
+        raise ValueError(f"{command.name} takes {_COUNT[command]} arguments, not {given}")
+    named, tail = (args[:-1], list(args[-1:])) if data is None else (args, data)
+    head = b"\0".join((*named, b""))
+    if head.count(b"\0") != len(named):
         raise ValueError(f"an argument of {command.name} other than the last has a NUL in it")
-    head = b"\0".join(args)
-    tail = data or []
     size = len(head)
     for piece in tail:
         size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
@@ -192,7 +196,7 @@ class PacketReader:
             )
 
     def _begin_large(self, whole_size: int, have: int) -> None:
-        large = memoryview(bytearray(whole_size))
+        large = memoryview(memory_for(whole_size))
         large[:have] = self._view[self._start : self._end]
         self._start = self._end = 0
         self._large, self._have = large, have

@@ -23,7 +23,7 @@ from pools_gearman.bodies import plain
 from pools_gearman.failing import portable_end
 from pools_gearman.gateway import Gateway
 from pools_gearman.packed import NOTHING, open_session
-from pools_gearman.wire import Lacking, RunJob
+from pools_gearman.wire import NOTHING_LACKS, Lacking, RunJob
 
 __all__ = ["Answer", "KnownSession", "NodeSessions"]
 
@@ -88,7 +88,7 @@ class NodeSessions:
     def lacks(self, client: bytes, job: RunJob) -> Lacking:
         """Take in what came along with a job; return what of its session is still not here."""
         if not job.session or (client, job.session) in self._known:
-            return Lacking(0)
+            return NOTHING_LACKS
         if job.shared != NOTHING and job.shared not in self._packed:
             return Lacking.SHARED if job.setup else Lacking.SHARED | Lacking.SESSION
         if not job.setup:
@@ -98,7 +98,7 @@ class NodeSessions:
         shared = None if job.shared == NOTHING else self._object(client, shared_number, job.shared)
         known = KnownSession(client, sent, sent._replace(id=next(self._ids), shared=shared))
         self._known[client, sent.id] = self._local[known.local.id] = known
-        return Lacking(0)
+        return NOTHING_LACKS
 
     def _object(self, client: bytes, number: int, digest: bytes) -> SharedObject:
         """Return a client's shared object: not another's that looks the same, since tasks may change it."""

@@ -39,6 +39,7 @@ from pools_gearman.packed import NOTHING, PackedCall, PackedSession, PackedShare
 from pools_gearman.signing import RefusedFrameError, Why
 
 __all__ = [
+    "NOTHING_LACKS",
     "OF_A_CHUNK",
     "ChunkEvent",
     "Lacking",
@@ -82,6 +83,10 @@ class Lacking(enum.IntFlag):
     SHARED = 4
 
 
+NOTHING_LACKS: Final = Lacking(0)
+"""Found for nearly every job; making a member that has no name takes a microsecond."""
+
+
 class RunJob(NamedTuple):
     """A job as it arrives at a node, or what it needs, on its own.
 
@@ -97,9 +102,9 @@ class RunJob(NamedTuple):
     digest: bytes
     session: int
     shared: bytes
-    call: list[memoryview]
-    setup: list[memoryview]
-    rest: list[memoryview]
+    call: list[type_buffer]
+    setup: list[type_buffer]
+    rest: list[type_buffer]
 
     def open_chunk(self, sent: Call) -> Chunk:
         """Return the chunk, its items still packed.

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pools_core.calls import Carried, type_buffer, type_part
 from pools_core.frames import Frame, Kind
+from pools_core.memory import memory_for
 from pools_core.spinning import Spinner
 from pools_multicore.arena import LARGE_ENOUGH, Reference
 
@@ -92,8 +93,8 @@ class FrameReader:
     """Puts frames together from a stream that comes in any pieces.
 
     Fill ``space()``, say how much with ``filled(n)``, then take ``frames()``.  A part of 32 KiB or more
-    is received straight into its own ``bytearray``, so it is copied once, by the kernel, and what is
-    made of it is writable and private.
+    is received straight into memory of its own, so it is copied once, by the kernel, and what is made of it
+    is writable and private.
 
     Args:
         find: returns the memory of a part that lies elsewhere.
@@ -189,7 +190,7 @@ class FrameReader:
                 lengths.popleft()
                 continue
             lengths.popleft()
-            part = bytearray(length)
+            part = memory_for(length)
             taken = min(length, waiting)
             part[:taken] = self._view[start : start + taken]
             self._start += taken
