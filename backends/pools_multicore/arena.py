@@ -14,7 +14,8 @@ An owner may map a segment that it uses again, since a write to a mapping takes 
 
 The reader maps it privately (``MAP_PRIVATE``): what it writes stays its own, also in processes that it
 forks.  Whatever is made of such memory (an array, a slice of one) keeps one exporter alive; when that goes,
-the reader drops its own pages (``MADV_DONTNEED``) and says that the segment is free.
+the reader drops its own pages (``MADV_DONTNEED``) and says that the segment is free.  If it has none, having
+written nothing, it keeps those that it sees: they show what the owner writes next.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 import threading
 import weakref
 from collections import deque
@@ -51,6 +53,16 @@ PIECE: Final = 1 << 20
 
 SLACK: Final = 2
 """A segment may be that many times as large as what it holds."""
+
+WORTH_A_LOOK: Final = 1 << 20
+"""Bytes of a mapping from which it is looked whether its reader has written to it: 0.08 ms for 8 MB, where
+dropping its pages takes 0.13 and their return 0.3."""
+
+PAGEMAP: Final = "/proc/self/pagemap"
+_TOP: Final = 7 if sys.byteorder == "little" else 0
+_NOT_OWN: Final = bytes(top for top in range(256) if not top & 0xC0 or top & 0xA0 == 0xA0)
+"""Top bytes of a page's entry there: neither present (0x80) nor swapped (0x40), or present and a page of the
+file (0x20); see proc(5)."""
 
 _MADV_POPULATE_WRITE: Final = 23
 """As in <linux/mman.h>; Python has no name for it."""
@@ -283,9 +295,13 @@ class Reader:
 
     Args:
         side: the socket on which descriptors come, before the frames that refer to them.
+
+    Attributes:
+        drops: whether it keeps no page that nothing refers to: what is kept counts as memory of this process.
     """
 
     def __init__(self, side: socket.socket) -> None:
+        self.drops = False
         self._side = side
         self._maps: dict[int, mmap.mmap] = {}
         self.freed: deque[int] = deque()
@@ -352,8 +368,29 @@ class Reader:
             self.freed.append(-segment)
             return
         with contextlib.suppress(ValueError, OSError):  # it was closed
-            mapping.madvise(mmap.MADV_DONTNEED)
+            if self.drops or has_own_pages(mapping):
+                mapping.madvise(mmap.MADV_DONTNEED)
         self.freed.append(segment)
+
+
+def has_own_pages(mapping: mmap.mmap) -> bool:
+    """Return whether this process has written to a private mapping; True also if that is not worth a look.
+
+    Raises:
+        ValueError: the mapping is closed.
+    """
+    if len(mapping) < WORTH_A_LOOK:
+        return True
+    import ctypes
+
+    first = ctypes.addressof(ctypes.c_char.from_buffer(mapping)) // mmap.PAGESIZE
+    size = -(-len(mapping) // mmap.PAGESIZE) * 8
+    try:
+        with open(PAGEMAP, "rb", buffering=0) as file:
+            entries = os.pread(file.fileno(), size, first * 8)
+    except OSError:  # not Linux, or hidden
+        return True
+    return len(entries) != size or bool(entries[_TOP::8].translate(None, _NOT_OWN))
 
 
 _forks = 0

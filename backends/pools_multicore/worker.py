@@ -107,6 +107,7 @@ def run_worker(fds: WorkerFds) -> NoReturn:
         assert kind is Kind.CONFIG
         config: dict[str, Any] = marshal.loads(parts[0])
         spinner.most = config["spin"]
+        line.reader.drops = config["max_memory"] is not None
         _prepare(config)
         process = _Process(config, lambda: _Worker(line, fds, config).serve(frames))
         code = process.bootstrap()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import pickle
 import socket
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pools_core import MakePool
-from pools_multicore.arena import LARGE_ENOUGH, PIECE, Arena, Held, Reader, Reference
+from pools_multicore.arena import (
+    LARGE_ENOUGH,
+    PIECE,
+    WORTH_A_LOOK,
+    Arena,
+    Held,
+    Reader,
+    Reference,
+    has_own_pages,
+)
 
 LARGE = LARGE_ENOUGH // 8 + 1000
 """Numbers of 8 bytes: so many go through a segment."""
@@ -74,15 +84,79 @@ def test_what_is_read_is_what_was_written(line):
     assert view != data
 
 
-def test_a_segment_is_written_again_when_nothing_refers_to_it(line):
-    """One is enough for one buffer after the other."""
-    for number in range(10):
-        view = carry(line, bytes([number]) * 300_000)
-        assert view == bytes([number]) * 300_000
-        view[5] = 99  # private: it must not show in the next one
+@pytest.mark.parametrize("size", [300_000, WORTH_A_LOOK - 1, WORTH_A_LOOK, 2 * WORTH_A_LOOK + 5])
+def test_a_segment_is_written_again_when_nothing_refers_to_it(line, size):
+    """One is enough for one buffer after the other, whether the reader wrote to the last one or not."""
+    for number, place in enumerate([None, 0, None, None, 5, size // 2, -1, None, size - 4096, None]):
+        view = carry(line, bytes([number]) * size)
+        assert view == bytes([number]) * size
+        if place is not None:
+            view[place] = 99  # private: it must not show in the next one
         del view
         give_back(line)
     assert number_of_segments(line[0]) == 1
+
+
+def resident(_=None):
+    """Return how many kilobytes of segments are in this process's page tables."""
+    found = inside = 0
+    for words in map(str.split, Path("/proc/self/smaps").read_text().splitlines()):
+        if "-" in words[0]:
+            inside = any("memfd:pools-arena" in word for word in words)
+        elif inside and words[0] == "Rss:":
+            found += int(words[1])
+    return found
+
+
+def can_look():
+    """Whether this system tells which pages of a mapping are a process's own."""
+    with mmap.mmap(-1, WORTH_A_LOOK, mmap.MAP_PRIVATE) as mapping:
+        return not has_own_pages(mapping)
+
+
+@pytest.mark.skipif(not can_look(), reason="needs /proc/self/pagemap")
+def test_pages_that_the_reader_only_read_stay_until_it_writes_to_one(line):
+    """They show what the owner writes next, and need not be found again one by one."""
+    data = os.urandom(WORTH_A_LOOK)
+    assert carry(line, data) == data
+    assert resident() == WORTH_A_LOOK // 1024
+
+    give_back(line)
+    view = carry(line, data[::-1])
+    assert view == data[::-1]
+    view[-1] ^= 255
+    del view
+    assert resident() == 0
+
+
+def all_dropped(reader, monkeypatch):
+    """A reader whose memory is limited."""
+    reader.drops = True
+
+
+def hidden(reader, monkeypatch):
+    """A system that does not tell whose pages are whose."""
+    monkeypatch.setattr("pools_multicore.arena.PAGEMAP", "/proc/self/there-is-no-such-file")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("otherwise", [all_dropped, hidden])
+def test_no_page_stays_of_a_reader_with_limited_memory_or_where_nothing_tells(line, monkeypatch, otherwise):
+    """As it is with mappings that are not worth a look."""
+    otherwise(line[1], monkeypatch)
+    data = os.urandom(WORTH_A_LOOK)
+
+    assert carry(line, data) == data
+    assert resident() == 0
+
+
+@pytest.mark.skipif(not can_look(), reason="needs /proc/self/pagemap")
+@pytest.mark.parametrize(("options", "keeps"), [({}, True), ({"max_worker_memory": "4G"}, False)])
+def test_a_worker_with_limited_memory_keeps_no_pages_of_arguments(options, keeps):
+    """What is kept counts as its memory, and would have it replaced too early."""
+    with MakePool("multicore", n_jobs=1, **options) as pool:
+        assert pool.apply(np.sum, (np.ones(WORTH_A_LOOK // 8),)) == WORTH_A_LOOK // 8
+        assert (pool.apply(resident) > 0) is keeps
 
 
 KEPT = {
