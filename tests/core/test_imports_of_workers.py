@@ -111,3 +111,34 @@ def test_heavy_modules_would_be_noticed(bare):
     names = loaded("-c", "import hashlib, importlib.metadata, random, sys; print(*sys.modules)")
 
     assert {"hashlib", "random", "importlib.metadata"} <= heavy(names - bare)
+
+
+COLLECTING = """
+import gc
+import sys
+
+from pools_core import MakePool
+
+AT_IMPORT = gc.isenabled()
+
+
+def look(_item):
+    return AT_IMPORT, gc.isenabled(), gc.get_freeze_count() > 0
+
+
+if __name__ == "__main__":
+    with MakePool("multicore", n_jobs=1, start_method=sys.argv[1]) as pool:
+        print(*pool.apply(look, (0,)))
+"""
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_garbage_is_collected_from_the_main_script_on(tmp_path, start_method):
+    """What a worker imports before, it keeps for good: looking through that would be for nothing."""
+    script = tmp_path / "script.py"
+    script.write_text(COLLECTING)
+
+    done = subprocess.run(
+        [sys.executable, str(script), start_method], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["True"] * 3

@@ -254,7 +254,7 @@ def test_what_a_node_says_after_it_was_cut_off_is_not_counted(network, tmp_path)
 
 def test_a_node_that_is_cut_off_for_long_comes_back_on_new_connections(network, tmp_path):
     """It notices by itself, and stops what nobody hears of any more."""
-    network.configure(node_timeout=2, connect_timeout=1)
+    network.configure(node_timeout=4, connect_timeout=1)  # long enough for nodes that are only slow
     lone, cable = network.start_node()
     log = str(tmp_path / "log")
     jobs = [(number, log, tmp_path / "never") for number in range(2)]
