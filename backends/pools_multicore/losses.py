@@ -88,13 +88,13 @@ class Losses:
                 events.append(ChunkLost(chunk.id, 0, died))
         elif running is None or running.chunk != chunk.id:
             homeless.append(chunk)  # it had not begun
-        elif worker.timed_out is None:
-            events.append(ChunkLost(chunk.id, running.offset, died, running.span))
         elif worker.timed_out == running:
             events.append(ChunkLost(chunk.id, running.offset, TimedOut(worker.name)))
-        else:
-            # The task that was condemned ended just before the kill, and the next one had hardly begun.
+        elif worker.timed_out is not None or worker.condemned:
+            # The task that was to be stopped ended just before the kill, and the next one had hardly begun.
             events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
+        else:
+            events.append(ChunkLost(chunk.id, running.offset, died, running.span))
 
     def _lose_session(
         self, worker: WorkerHandle, session: int, running: Running | None, died: WorkerDied

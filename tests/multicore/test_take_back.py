@@ -17,7 +17,7 @@ from pools_core.calls import Call, Convention, Outcomes, Session, SessionEnded
 from pools_core.calls import Chunk as MadeChunk
 from pools_core.config import settings
 from pools_core.payload import pack_batch, pack_function
-from pools_core.protocol import SessionOver
+from pools_core.protocol import ChunkLost, Interrupted, SessionOver
 from pools_core.testing.gate import Gate, pass_gate
 from pools_core.testing.tasks import note, runs
 from pools_core.testing.waiting import Background, deadline
@@ -273,3 +273,23 @@ def test_who_has_a_chunk():
     schedule.ended(1, 6, 1.0)
     schedule.forget_worker(0)
     assert [schedule.worker_of(chunk) for chunk in (5, 6)] == [None, None]
+
+
+def test_a_kill_that_comes_late_is_not_blamed_on_the_chunk_behind(make_engine, tmp_path):
+    """The worker had ended what was cancelled, which nobody had heard of yet, and begun the next."""
+    with Gate() as gate:
+        work = Work(make_engine(1), gate, str(tmp_path / "log"))
+        done, behind = work.notes(), work.waits()
+        with work.engine._lock:
+            work.engine._crew.send_deferred()  # as a wait would, which would hear of the first one's end
+        gate.wait_for(1)
+        assert runs(str(tmp_path / "log")) == ["1"]
+
+        work.engine.cancel(done, kill=True)
+
+        lost = []
+        while not lost:
+            lost = [event for event in work.engine.wait(None) if isinstance(event, ChunkLost)]
+        (event,) = lost
+        assert (event.chunk, event.started) == (behind.id, None)
+        assert isinstance(event.cause, Interrupted)
