@@ -6,11 +6,16 @@ Nothing is read ahead: an endless standard input is as good as a file.
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
+import select
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 __all__ = ["BadInputError", "read_items"]
 
@@ -55,13 +60,69 @@ def read_items(
 def _open(name: str) -> TextIO:
     """Open a file of lines.  Bytes that are not UTF-8 survive as file names do."""
     if name == "-":
-        if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-        return sys.stdin
+        return _standard_input()
     try:
-        return open(name, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        file: TextIO = open(name, **AS_TEXT)  # noqa: SIM115  ``_lines`` closes it
     except OSError as error:
         raise BadInputError(f"{name} cannot be read: {error.strerror or error}") from error
+    return file
+
+
+AS_TEXT: Final[dict[str, Any]] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
+
+
+def _standard_input() -> TextIO:
+    if sys.stdin is None:  # as after 0<&-
+        raise BadInputError("- cannot be read: there is no standard input")
+    try:
+        number = sys.stdin.fileno()
+    except (OSError, ValueError):  # not the process's own, but something that stands for it
+        return sys.stdin
+    if os.name == "posix":
+        return io.TextIOWrapper(io.BufferedReader(_Interruptible(number)), **AS_TEXT)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(**AS_TEXT)
+    return sys.stdin
+
+
+class _Interruptible(io.RawIOBase):
+    """Input of which a read in the main thread ends by Ctrl-C, however shortly before that began.
+
+    A signal ends the system call that the main thread is in.  One that comes just before the call would be
+    noticed only after it, for ever if nothing comes.  So it waits before it reads, also for a descriptor to
+    which Python writes when a signal comes (``signal.set_wakeup_fd``).
+
+    Args:
+        number: the descriptor, which stays open.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for input and read what is there; 0 at its end."""
+        if threading.current_thread() is threading.main_thread():
+            self._wait()
+        return os.readv(self._number, [buffer])
+
+    def _wait(self) -> None:
+        woken, waker = socket.socketpair()
+        with woken, waker:
+            woken.setblocking(False)
+            waker.setblocking(False)
+            poll = select.poll()
+            poll.register(self._number, select.POLLIN)
+            poll.register(woken, select.POLLIN)
+            before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+            try:
+                while self._number not in dict(poll.poll()):
+                    woken.recv(4096)  # the handler of the signal has run by the next line
+            finally:
+                signal.set_wakeup_fd(before)
 
 
 def _lines(file: TextIO) -> Iterator[str]:
