@@ -13,7 +13,6 @@ file, ``None`` in code means "not given", and nothing that is misspelt passes in
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import sys
 import typing
@@ -125,6 +124,8 @@ def _check_sections(read: Config, cls: type, section: str) -> None:
                 f"{read.origin}: unknown section [{name}]{nearest(name, sorted({own, *parts}))}"
             )
         if backend not in known:
+            import difflib
+
             close = difflib.get_close_matches(backend, known, n=1, cutoff=NEAR)
             if close:
                 raise ConfigError(f"{read.origin}: unknown section [{name}]; did you mean {close[0]!r}?")

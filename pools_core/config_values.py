@@ -5,7 +5,6 @@ Values that are no text, as a TOML file or a mapping has them, must fit as they 
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import sys
@@ -103,6 +102,8 @@ def _convert_list(value: Any, wanted: Any, folder: Path) -> Any:
 
 
 def _json_list(text: str) -> list[Any]:
+    import json
+
     try:
         found = json.loads(text)
     except ValueError:

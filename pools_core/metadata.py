@@ -6,7 +6,7 @@ import re
 import sys
 from functools import lru_cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -29,19 +29,26 @@ def entry_points(group: str, fresh: bool = False) -> tuple[EntryPoint, ...]:
     """
     if fresh:
         _scan.cache_clear()
+        _group.cache_clear()
         _names.clear()
-    return _scan(group, tuple(sys.path))
+    return _group(group, tuple(sys.path))
+
+
+@lru_cache(maxsize=4)
+def _scan(_path: tuple[str, ...]) -> Any:
+    """Read them all: every group is in the same files."""
+    return metadata.entry_points()
 
 
 @lru_cache(maxsize=8)
-def _scan(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    found = set(metadata.entry_points(group=group))
+def _group(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    found = set(_scan(path).select(group=group))
     return tuple(sorted(found, key=lambda entry: (entry.name, distribution_name(entry), entry.value)))
 
 
 def distribution_name(entry: EntryPoint) -> str:
     """Return the name of the distribution that offers the entry point."""
-    # Keyed by identity: entry points compare without their distribution.  Those of ``_scan`` stay alive.
+    # Keyed by identity: entry points compare without their distribution.  Those of ``_group`` stay alive.
     found = _names.get(id(entry))
     if found is None or found[0] is not entry:
         name = entry.dist.name if entry.dist is not None else "(unknown distribution)"

@@ -6,7 +6,6 @@ it after checking: frozen, complete, and the only form in which options travel f
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -172,6 +171,8 @@ def read_call_options(
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
     """Return the end of a sentence that names the nearest known word, or all of them."""
+    import difflib  # for an error only, as json in ``config_values``: each pool that is made imports this
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known)}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import re
@@ -36,6 +35,8 @@ def parse_cpu_ids(text: str) -> list[Any] | None:
         return None
     try:
         if text.startswith("["):
+            import json
+
             found: list[Any] = json.loads(text)
             return found
         groups = [[int(part) for part in group.split(",")] for group in text.split("|")]

@@ -54,6 +54,26 @@ def test_asking_for_a_backend_loads_neither_the_command_nor_numbers():
     assert loaded & {"click", "rich", "numpy", "asyncio", "tqdm", "cloudpickle", "psutil"} == set()
 
 
+def test_making_a_pool_loads_nothing_that_only_errors_and_lists_need():
+    """The standard library's own reader of metadata may load what it likes."""
+    first = "import importlib.metadata\nbefore.update(sys.modules)\n"
+    loaded = loaded_after(first + "from pools_core import MakePool\nMakePool('multicore', n_jobs=1)")
+
+    assert "pools_multicore" in loaded
+    assert loaded & {"difflib", "json"} == set()
+
+
+def test_installed_packages_are_looked_through_once():
+    """For backends and for plugins alike."""
+    count = (
+        "from importlib import metadata\n"
+        "scans, entry_points = [], metadata.entry_points\n"
+        "metadata.entry_points = lambda **which: scans.append(which) or entry_points(**which)\n"
+    )
+    made = "from pools_core import MakePool\nMakePool('multicore', n_jobs=1)\n"
+    loaded_after(count + made + "assert len(scans) == 1, scans")
+
+
 def test_other_backends_are_not_loaded():
     """Asking for one imports only that one."""
     loaded = loaded_after("from pools_core import GetClusterPackage\nGetClusterPackage('singlecore')")
