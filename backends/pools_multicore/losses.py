@@ -79,7 +79,9 @@ class Losses:
 
     def _lose(self, worker: WorkerHandle, seat: Seat, running: Running | None, died: WorkerDied) -> None:
         chunk, events, homeless = seat.chunk, self._engine.events, self._placement.homeless
-        if running is None and seat is worker.seats[0] and worker.ready and not worker.retired:
+        killed = worker.condemned or worker.timed_out is not None  # by us, for some task
+        expected = killed or worker.retired
+        if running is None and seat is worker.seats[0] and worker.ready and not expected:
             # It was about to begin.  A chunk under which worker after worker dies shall not end them all.
             self._deaths[chunk.id] = self._deaths.get(chunk.id, 0) + 1
             if self._deaths[chunk.id] < STARTS:
@@ -90,7 +92,7 @@ class Losses:
             homeless.append(chunk)  # it had not begun
         elif worker.timed_out == running:
             events.append(ChunkLost(chunk.id, running.offset, TimedOut(worker.name)))
-        elif worker.timed_out is not None or worker.condemned:
+        elif killed:
             # The task that was to be stopped ended just before the kill, and the next one had hardly begun.
             events.append(ChunkLost(chunk.id, None, Interrupted("its neighbour was killed")))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import socket
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ from pools_core.calls import Call, Convention, Outcomes, Session, SessionEnded
 from pools_core.calls import Chunk as MadeChunk
 from pools_core.config import settings
 from pools_core.payload import pack_batch, pack_function
-from pools_core.protocol import ChunkLost, Interrupted, SessionOver
+from pools_core.protocol import ChunkLost, Interrupted, SessionOver, WorkerDied
 from pools_core.testing.gate import Gate, pass_gate
 from pools_core.testing.tasks import note, runs
-from pools_core.testing.waiting import Background, deadline
+from pools_core.testing.waiting import Background, deadline, wait_until
 from pools_multicore.engine import MulticoreEngine
 from pools_multicore.schedule import Schedule
 from pools_multicore.settings import MulticoreSettings
@@ -293,3 +294,23 @@ def test_a_kill_that_comes_late_is_not_blamed_on_the_chunk_behind(make_engine, t
         (event,) = lost
         assert (event.chunk, event.started) == (behind.id, None)
         assert isinstance(event.cause, Interrupted)
+
+
+def test_nor_on_one_that_the_worker_was_about_to_begin(work, gate, log):
+    """A chunk under which some workers died is given up; one killed for another chunk is none of these."""
+    (worker,) = work.engine._crew.workers.values()
+    while not worker.ready:
+        work.listen()
+    gate.open()
+    select.select([worker.sock], [], [])  # the first has ended, which nobody has heard of yet
+    os.kill(worker.pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, 30, "it stands still")
+    behind = work.notes()
+
+    work.engine.cancel(work.first, kill=True)
+
+    while not any(isinstance(event, WorkerDied) for event in work.engine.wait(None)):
+        pass
+    assert not work.engine._losses._deaths
+    work.until_ended(behind)
+    assert runs(log) == [str(behind.id)]
