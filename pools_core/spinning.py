@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 if TYPE_CHECKING:
     import selectors
 
-__all__ = ["NEAR", "SPIN", "Spinner"]
+__all__ = ["NEAR", "SPIN", "Habit", "Spinner"]
 
 SPIN: Final = 100e-6
 """Seconds to look, within one machine: about what it takes both sides to fall asleep and to be woken."""
@@ -34,11 +34,42 @@ T = TypeVar("T")
 _give_way: Callable[[], None] | None = getattr(os, "sched_yield", None)
 
 
+class Habit:
+    """Remembers whether to stay awake for what comes next has paid.
+
+    It is worth trying after a wait that was short.  What was in vain is not tried again before twice as many
+    short waits as the time before, so what never pays costs next to nothing.
+    """
+
+    __slots__ = ("_missed", "_near", "_rests")
+
+    def __init__(self) -> None:
+        self._near = False
+        self._missed = 0
+        self._rests = 0
+
+    @property
+    def pays(self) -> bool:
+        """Whether to try."""
+        return self._near and self._rests <= 0
+
+    def paid(self) -> None:
+        """It was tried, and something came."""
+        self._missed = 0
+
+    def was_in_vain(self) -> None:
+        """It was tried, and nothing came."""
+        self._missed = min(self._missed + 1, MOST_MISSED)
+        self._rests = 1 << self._missed
+
+    def slept(self, shortly: bool) -> None:
+        """It was not tried, or in vain, and something came: in so short a time that to try is worth it?"""
+        self._near = shortly
+        self._rests -= shortly
+
+
 class Spinner:
     """Decides how one thread waits, by how long it waited before.
-
-    Looking that was in vain is not tried again before twice as many short waits as the time before, so what
-    never pays costs next to nothing.
 
     Args:
         most: seconds to look before sleeping; 0: sleep at once.
@@ -48,9 +79,7 @@ class Spinner:
     def __init__(self, most: float = SPIN, clock: Callable[[], float] = monotonic) -> None:
         self.most = most
         self._clock = clock
-        self._near = False
-        self._missed = 0
-        self._rests = 0
+        self._habit = Habit()
         self._cpus: int | None = None
 
     def wait(self, look: Callable[[], T | None], sleep: Callable[[], T]) -> T:
@@ -63,16 +92,14 @@ class Spinner:
         if not self.most:
             return sleep()
         began = self._clock()
-        if self._near and self._rests <= 0:
+        if self._habit.pays:
             found = self._spin(look, began + self.most)
             if found is not None:
-                self._missed = 0
+                self._habit.paid()
                 return found
-            self._missed = min(self._missed + 1, MOST_MISSED)
-            self._rests = 1 << self._missed
+            self._habit.was_in_vain()
         found = sleep()
-        self._near = self._clock() - began < NEAR * self.most
-        self._rests -= self._near
+        self._habit.slept(self._clock() - began < NEAR * self.most)
         return found
 
     def select(

@@ -72,7 +72,7 @@ class Connection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close the connection, after what was sent has left."""
         if self._transport is not None:
-            self._flush()
+            self.flush()
             self._transport.close()
 
     def abort(self) -> None:
@@ -84,9 +84,10 @@ class Connection(asyncio.BufferedProtocol):
         self._out.extend(buffers)
         if not self._flushing:
             self._flushing = True
-            at_end(self._loop, self._flush)
+            at_end(self._loop, self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Have what was sent so far leave now."""
         self._flushing = False
         out, self._out = self._out, []
         if self._transport is None or self.lost.done():
@@ -132,7 +133,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
         finally:
             if not flushing:
-                self._flush()
+                self.flush()
 
     def _take_in(self) -> None:
         packets: list[Packet] = []
@@ -172,10 +173,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
-    def read(self) -> bool:
-        """Take in what is there; return False if the loop has to look what is wrong."""
-        number = self.readable_fileno()
-        if number is None:
+    def read(self, number: int) -> bool:
+        """Take in what is there; return False if the loop has to look what is wrong.
+
+        Args:
+            number: what ``readable_fileno`` returned; ours as long as the connection is not closing.
+        """
+        if self._transport is None or self._transport.is_closing():
             return False
         try:
             count = os.readv(number, [self._reader.space()])

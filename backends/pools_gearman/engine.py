@@ -101,7 +101,8 @@ class GearmanEngine(Engine):
                 self._silent.set()
 
         self._thread = LoopThread("pools-gearman", main)
-        self._lock, self._reading = self._thread.lock, self._thread.reading
+        self._loop, self._reading = self._thread.loop, self._thread.reading
+        self._lock = self._loop.lock
         self._client = Client(settings, signer, tls, self._post, self._reading)
         self._client.levels = self._log.levels
         self._thread.start()
@@ -131,7 +132,7 @@ class GearmanEngine(Engine):
     @property
     def size(self) -> int:
         """How many tasks all nodes together can run at once; at least 1."""
-        return max(1, self._client.size) if self._tried.is_set() else 1
+        return max(1, self._client.size)
 
     @property
     def shortens(self) -> bool:
@@ -140,7 +141,7 @@ class GearmanEngine(Engine):
 
     def room(self) -> int:
         """How many more chunks keep the nodes busy."""
-        size = self._client.size if self._tried.is_set() else 0
+        size = self._client.size
         return (size * self._depth() if size else UNKNOWN) - len(self._out)
 
     def _depth(self) -> int:
@@ -181,7 +182,7 @@ class GearmanEngine(Engine):
         """Send a chunk, in this thread; together with others, if every worker has plenty."""
         plenty = len(self._out) > PLENTY * self.size + BATCH
         self._out.add(chunk.id)
-        self._act(self._thread.linger if plenty else self._thread.inside, self._client.submit, chunk)
+        self._act(self._loop.linger if plenty else self._loop.inside, self._client.submit, chunk)
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Return what has come; reads it from the servers, in this thread, and sleeps until there is any."""
@@ -197,7 +198,7 @@ class GearmanEngine(Engine):
                     self._learn(events)
                     break
                 if not self._reading.begin():
-                    self._act(self._thread.inside, self._reading.borrow)
+                    self._act(self._loop.inside, self._reading.borrow)
             self._touching = False
             try:
                 ready = self._reading.sleep(left, len(self._out))
@@ -206,7 +207,7 @@ class GearmanEngine(Engine):
                     self._reading.end()
                 raise
             self._touching = True
-            self._act(self._thread.inside, self._reading.take, ready)
+            self._act(self._loop.inside, self._reading.take, ready)
         self._touching = False  # last, since an interrupt before it loses the events
         return events
 
@@ -232,7 +233,7 @@ class GearmanEngine(Engine):
             return
         stopped = threading.Event()
         if self._call("cancel", chunk.id, kill, stopped.set):
-            self._thread.inside(self._reading.give_back)
+            self._loop.inside(self._reading.give_back)
             stopped.wait(CONFIRMED)
 
     def shutdown(self, wait: bool, kill: bool) -> None:
@@ -241,7 +242,7 @@ class GearmanEngine(Engine):
             self._shut = True
             self._reading.ring()
         self._call("stop", kill)
-        self._thread.inside(self._reading.give_back)
+        self._loop.inside(self._reading.give_back)
         if kill and not self._thread.is_current:
             self._silent.wait(FAREWELL + 1)
         if wait:
@@ -251,7 +252,7 @@ class GearmanEngine(Engine):
 
     def _call(self, method: str, *args: object) -> bool:
         """Have the client do something; return False if it has ended."""
-        return self._act(self._thread.inside, getattr(self._client, method), *args)
+        return self._act(self._loop.inside, getattr(self._client, method), *args)
 
     def _act(self, how: Callable[[Unpack[Ts]], bool], *args: *Ts) -> bool:
         """Do something in the client's loop, in this thread; return False if that has ended."""
@@ -260,7 +261,7 @@ class GearmanEngine(Engine):
         except Exception:
             raise
         except BaseException:  # Ctrl-C: there may be a hole in what was being sent or taken in
-            self._thread.inside(self._client.abort)
+            self._loop.inside(self._client.abort)
             raise
 
     def _post(self, events: list[Event]) -> None:

@@ -285,7 +285,7 @@ class Gateway:
         self._turning = False
         if self._stopping:
             return
-        self._arrived(self.engine.wait(0))
+        self._loop.together(self._arrived, self.engine.wait(0))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

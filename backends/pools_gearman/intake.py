@@ -4,18 +4,30 @@ GRAB_JOB_UNIQ ─▶ JOB_ASSIGN_UNIQ   there are more: ask for twice as many at 
                  NO_JOB            ask for no more; once nothing is asked for, sleep (PRE_SLEEP)
                  NOOP              there is something again: ask for two, so that if there was but one job,
                                    this is known along with it, and nothing is left to ask while it runs
+
+A caller that waits for each result before it sends its next task sends that while the node falls asleep, and
+the server has to wake it again: a fifth of what such a task takes.  So a node that has nothing left to do
+asks a few times more, if that would have paid the last time; to be woken takes as many packets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+
+from pools_core.spinning import Habit
 
 __all__ = ["Line", "share_out"]
 
 WINDOW: Final = 16
 """Jobs that are asked for at once at the most."""
+
+TRIES: Final = 4
+"""Times to ask, once there is nothing left to do, before sleeping: in all some 200 us."""
+
+NEAR: Final = 0.0005
+"""Seconds from then until the server wakes the node, within which asking is taken to be worth it."""
 
 
 @dataclass(slots=True)
@@ -27,31 +39,72 @@ class Line:
         window: how many to ask for at once.
         asleep: whether the server is to wake this node.
         empty: whether it said that it has none.
+        tries: how many times to ask yet before sleeping.
+        idle_since: when there was nothing left to do, by the monotonic clock; None if there has been since.
+        habit: whether to ask before sleeping has paid.
     """
 
     asked: int = 0
     window: int = 1
     asleep: bool = False
     empty: bool = False
+    tries: int = 0
+    idle_since: float | None = None
+    habit: Habit = field(default_factory=Habit)
 
-    def got_job(self) -> None:
-        """A job has come."""
+    def got_job(self) -> bool:
+        """A job has come; return whether to sleep now: if there are more, the server says so at once."""
         self.asked -= 1
+        self.idle_since = None
+        if self.tries:
+            self.habit.paid()
+            self.tries = 0
+            self.empty = True
+            self.asleep = not self.asked
+            return self.asleep
         self.empty = False
         if self.worth_asking:
             self.window = min(WINDOW, 2 * self.window)
+        return False
 
     def got_none(self) -> bool:
         """The server has none; return whether to sleep now."""
         self.asked -= 1
         self.window, self.empty = 1, True
-        self.asleep = not self.asked
-        return self.asleep
+        if self.asked:
+            return False
+        if self.tries:
+            self.tries -= 1
+            if self.tries:
+                self.empty = False
+                return False
+            self.habit.was_in_vain()
+        self.asleep = True
+        return True
 
-    def was_woken(self) -> None:
-        """The server has something again."""
+    def was_woken(self, now: float) -> None:
+        """The server has something again.
+
+        Args:
+            now: the monotonic clock's time.
+        """
+        if self.idle_since is not None:
+            self.habit.slept(now - self.idle_since < NEAR)
+        self.idle_since = None
         self.asleep = self.empty = False
         self.window = 2
+
+    def is_idle(self, now: float) -> None:
+        """The node has nothing left to do.
+
+        Args:
+            now: the monotonic clock's time.
+        """
+        self.idle_since = now
+        if self.habit.pays:
+            self.tries = TRIES
+            self.asleep = self.empty = False
+            self.window = 1
 
     @property
     def worth_asking(self) -> bool:

@@ -222,9 +222,14 @@ class Node:
 
     def grab(self) -> None:
         """Ask for as many jobs as there is room for."""
-        links = [link for link in self.work if link.state is not None]
-        if self.state != "open" or not any(link.state.worth_asking for link in links):
+        if self.state != "open":
             return
+        for link in self.work:
+            if link.state is not None and link.state.worth_asking:
+                break
+        else:
+            return
+        links = [link for link in self.work if link.state is not None]
         room = self.gateway.room() - sum(len(old.busy) for old in self._retiring)
         asks = share_out(room, [link.state for link in links])
         for link, count in zip(links, asks, strict=True):
@@ -241,16 +246,22 @@ class Node:
         line: Line = link.state
         command = packet.command
         if command is Command.JOB_ASSIGN_UNIQ:
-            line.got_job()
+            sleeps = line.got_job()
             self.jobs.take(link, packet)
+            if sleeps:
+                self._sleep(link)
         elif command is Command.NO_JOB:
             if line.got_none():
-                assert link.connection is not None
-                link.connection.send(Command.PRE_SLEEP)
+                self._sleep(link)
         elif command is Command.NOOP:
-            line.was_woken()
+            line.was_woken(time.monotonic())
         elif command is Command.ERROR:
             log.debug("%s: %s", link.address, packet.args[0])  # of a job whose caller is gone
+
+    @staticmethod
+    def _sleep(link: Link) -> None:
+        assert link.connection is not None
+        link.connection.send(Command.PRE_SLEEP)
 
     def _asked_all(self, link: Link, packets: list[Packet]) -> None:
         for packet in packets:
@@ -259,6 +270,7 @@ class Node:
     # --- what the local pool says ---------------------------------------------------------------------
 
     def _took(self, gateway: Gateway, events: Sequence[Event]) -> None:
+        was_busy = bool(self.jobs.held)
         for event in events:
             if isinstance(event, OF_A_CHUNK):
                 self.jobs.answer(event)
@@ -274,4 +286,14 @@ class Node:
             self._retire()
         if self.state == "stopping" and not self.jobs.held:
             self._stopped.set()
+        if was_busy and not self.jobs.held:
+            self._is_idle()
         self.grab()
+
+    def _is_idle(self) -> None:
+        """The last job has ended: its answer leaves now, before more is asked for."""
+        now = time.monotonic()
+        for link in self.work:
+            if link.state is not None and link.connection is not None:
+                link.connection.flush()
+                link.state.is_idle(now)

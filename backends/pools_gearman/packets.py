@@ -174,7 +174,8 @@ class PacketReader:
         if have < HEADER.size:
             return None
         magic, kind, size = HEADER.unpack_from(self._scratch, self._start)
-        self._check_header(magic, kind, size)
+        if magic != RESPONSE or kind not in _COUNT or size > self._most:
+            self._check_header(magic, kind, size)
         whole_size = HEADER.size + size
         if have < whole_size:
             if whole_size > SCRATCH:

@@ -6,7 +6,8 @@
 
 Waking a sleeping thread takes as long as all else that one packet needs.  So a thread that has something
 to send, or to take in, does it itself.  What it sends leaves when ``inside`` ends; if it starts anything
-that the loop has to go on with (a task, say), the loop is woken for that.
+that the loop has to go on with (a task, say), the loop is woken for that.  In the loop's own thread what a
+callback sends leaves in the next turn, or with ``together`` at its end.
 """
 
 from __future__ import annotations
@@ -41,14 +42,28 @@ class _LettingGo(selectors.DefaultSelector):
     def __init__(self, lock: threading.RLock) -> None:
         super().__init__()
         self._lock = lock
+        self._changed = False
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Wait for a file no more."""
+        self._changed = True
+        return super().unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Wait for other things of a file."""
+        self._changed = True
+        return super().modify(fileobj, events, data)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for files; what was changed about them meanwhile counts."""
+        self._changed = False
         self._lock.release()
         try:
             ready = super().select(timeout)
         finally:
             self._lock.acquire()
+        if not self._changed:
+            return ready
         known = self.get_map()
         return [(key, events) for key, events in ready if known.get(key.fileobj) is key]
 
@@ -60,6 +75,7 @@ class SharedLoop(asyncio.SelectorEventLoop):
         self.lock = threading.RLock()
         self._driver: int | None = None
         self._foreign = False
+        self._gathers = False
         self._ends: list[Callable[[], object]] = []
         self._lingers = 0
         self._alarm = False
@@ -108,6 +124,15 @@ class SharedLoop(asyncio.SelectorEventLoop):
                 _set_running_loop(before)
             return True
 
+    def together(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+        """In the loop's own thread: call a function, and have all that it sends leave at its end."""
+        self._gathers = True
+        try:
+            function(*args)
+        finally:
+            self._gathers = False
+            self._end()
+
     def _end(self) -> None:
         self._lingers = 0
         while self._ends:
@@ -119,7 +144,7 @@ class SharedLoop(asyncio.SelectorEventLoop):
 
     def at_end(self, callback: Callable[[], object]) -> None:
         """Have something called when whoever acts in the loop now has done so."""
-        if self._foreign:
+        if self._foreign or self._gathers:
             self._ends.append(callback)
         else:
             self.call_soon(callback)

@@ -9,14 +9,12 @@ import selectors
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any
 
 from pools_gearman.reading import SharedReading
 from pools_gearman.shared_loop import SharedLoop
 
 __all__ = ["LoopThread"]
-
-Ts = TypeVarTuple("Ts")
 
 
 class LoopThread:
@@ -29,29 +27,17 @@ class LoopThread:
 
     def __init__(self, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._main = main
-        self._loop = SharedLoop()
-        self.reading = SharedReading(self._loop)
+        self.loop = SharedLoop()
+        """In which other threads may act."""
+        self.reading = SharedReading(self.loop)
         """How other threads may read the loop's connections."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        _close_in_forked_children(self._loop.selector)
+        _close_in_forked_children(self.loop.selector)
         _close_in_forked_children(self.reading.selector)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
-
-    @property
-    def lock(self) -> threading.RLock:
-        """What is held by whoever acts in the loop."""
-        return self._loop.lock
-
-    def inside(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
-        """Call a function as if in the loop, in this thread; return False if the loop has ended."""
-        return self._loop.inside(function, *args)
-
-    def linger(self, function: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
-        """Likewise, when it is in no hurry: what is sent may leave together with others'."""
-        return self._loop.linger(function, *args)
 
     @property
     def is_current(self) -> bool:
@@ -64,15 +50,15 @@ class LoopThread:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        asyncio.set_event_loop(self.loop)
         try:
-            self._loop.run_until_complete(self._main())
+            self.loop.run_until_complete(self._main())
         finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
             asyncio.set_event_loop(None)
-            with self._loop.lock:
-                self._loop.close()
+            with self.loop.lock:
+                self.loop.close()
                 self.reading.close()
 
 

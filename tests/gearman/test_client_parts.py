@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 import threading
 
@@ -15,12 +16,12 @@ from pools_core.spinning import Spinner
 from pools_core.testing.waiting import wait_until
 from pools_gearman.callcache import MOST, CallCache
 from pools_gearman.connection import Connection
-from pools_gearman.intake import WINDOW, Line, share_out
+from pools_gearman.intake import NEAR, TRIES, WINDOW, Line, share_out
 from pools_gearman.jobs import Job, JobBook, Server
 from pools_gearman.losses import Suspects
 from pools_gearman.packed import PackedCall
 from pools_gearman.reading import SharedReading
-from pools_gearman.shared_loop import BATCH, SharedLoop, at_end
+from pools_gearman.shared_loop import BATCH, SharedLoop, _LettingGo, at_end
 from pools_gearman.signing import RefusedFrameError
 from pools_gearman.wire import NodeId, RunJob
 
@@ -181,10 +182,81 @@ def test_a_server_that_has_none_is_left_alone_until_it_wakes_the_node():
     assert not line.got_none()  # the other request is still out
     assert line.got_none()
     assert share_out(9, [line]) == [0]
-    line.was_woken()
+    line.was_woken(0.0)
     assert share_out(9, [line]) == [2], "and if there is but one, it says so along with it"
     line.got_job()
     assert share_out(9, [line]) == [0], "that is still to come"
+    assert line.got_none()
+
+
+def woken_after_a_job(line, seconds):
+    """Have a line that is asleep woken, given a job, and woken again so long after its end."""
+    line.was_woken(0.0)
+    assert share_out(9, [line]) == [2]
+    assert not line.got_job() and line.got_none()
+    line.is_idle(100.0)
+    assert share_out(9, [line]) == [0]
+    line.was_woken(100.0 + seconds)
+    assert share_out(9, [line]) == [2]
+    assert not line.got_job() and line.got_none()
+    line.is_idle(400.0)
+
+
+@pytest.mark.parametrize("seconds", [NEAR / 2, 2 * NEAR])
+def test_a_node_asks_before_it_sleeps_if_that_would_have_paid(seconds):
+    line = Line(asleep=True)
+    woken_after_a_job(line, seconds)
+    assert share_out(9, [line]) == [int(seconds < NEAR)]
+
+
+def test_a_job_that_comes_while_a_node_asks_makes_it_ask_again():
+    """One at a time, and it sleeps while it has that one: the server says if there is more."""
+    line = Line(asleep=True)
+    woken_after_a_job(line, 0.0)
+    for _ in range(3):
+        for _ in range(TRIES - 1):
+            assert share_out(9, [line]) == [1]
+            assert not line.got_none()
+        assert share_out(9, [line]) == [1]
+        assert line.got_job() and line.asleep
+        assert share_out(9, [line]) == [0]
+        line.is_idle(300.0)
+
+
+def rests_after_asking_in_vain(line):
+    """Have a line ask in vain; return how often it is woken soon until it asks again."""
+    for _ in range(TRIES):
+        assert share_out(9, [line]) == [1]
+        slept = line.got_none()
+    assert slept and line.asleep
+    rests = 0
+    while line.asleep:
+        line.was_woken(400.0)
+        assert share_out(9, [line]) == [2]
+        assert not line.got_job() and line.got_none()
+        line.is_idle(400.0)
+        rests += 1
+    return rests
+
+
+def test_a_node_that_asked_in_vain_does_so_more_and_more_rarely():
+    """Until a job comes of it."""
+    line = Line(asleep=True)
+    woken_after_a_job(line, 0.0)
+    assert [rests_after_asking_in_vain(line) for _ in range(4)] == [2, 4, 8, 16]
+    assert share_out(9, [line]) == [1]
+    assert line.got_job()
+    line.is_idle(400.0)
+    assert rests_after_asking_in_vain(line) == 2
+
+
+def test_a_job_that_was_asked_for_before_all_were_done_is_waited_for():
+    """The node sleeps only when each request has been answered."""
+    line = Line(asleep=True)
+    woken_after_a_job(line, 0.0)
+    assert share_out(9, [line]) == [1]
+    line.asked += 1
+    assert not line.got_job()
     assert line.got_none()
 
 
@@ -289,6 +361,55 @@ def test_what_lingers_leaves_by_itself():
         sent.clear()
         shared.loop.linger(lambda: at_end(shared.loop, sent.set))
         assert sent.wait(10)
+
+
+def test_what_a_callback_sends_together_leaves_at_its_end():
+    """And not a turn of the loop later; whatever becomes of it."""
+    seen = []
+
+    def send():
+        at_end(shared.loop, lambda: seen.append("sent"))
+        seen.append("done")
+
+    def callback():
+        shared.loop.together(send)
+        with pytest.raises(ZeroDivisionError):
+            shared.loop.together(lambda: send() or 1 // 0)
+        send()
+        seen.append("end")
+        shared.loop.call_soon(over.set)
+
+    over = threading.Event()
+    with Loop() as shared:
+        shared.loop.call_soon_threadsafe(callback)
+        assert over.wait(10)
+    assert seen == ["done", "sent", "done", "sent", "done", "end", "sent"]
+
+
+@pytest.mark.parametrize("change", [None, "unregister", "modify"])
+def test_what_another_thread_changes_while_the_loop_waits_counts(monkeypatch, change):
+    """A file that it has let go of, though there is something to read, is not looked at."""
+    ours, theirs = socket.socketpair()
+    lock = threading.RLock()
+    selector = _LettingGo(lock)
+    select = selectors.DefaultSelector.select
+
+    def waiting(self, timeout=None):
+        ready = select(self, timeout)
+        if change == "unregister":
+            self.unregister(ours)
+        elif change == "modify":
+            self.modify(ours, selectors.EVENT_READ, "other")
+        return ready
+
+    with ours, theirs, selector:
+        selector.register(ours, selectors.EVENT_READ)
+        theirs.sendall(b"x")
+        with monkeypatch.context() as patch:
+            patch.setattr(selectors.DefaultSelector, "select", waiting)
+            with lock:
+                found = selector.select(10)
+        assert [key.fileobj for key, _ in found] == ([ours] if change is None else [])
 
 
 def line_of(shared, received):
