@@ -23,8 +23,8 @@ __all__ = ["Line", "share_out"]
 WINDOW: Final = 16
 """Jobs that are asked for at once at the most."""
 
-TRIES: Final = 4
-"""Times to ask, once there is nothing left to do, before sleeping: in all some 200 us."""
+TRIES: Final = 8
+"""Times to ask, once there is nothing left to do, before sleeping: in all some 400 us."""
 
 NEAR: Final = 0.0005
 """Seconds from then until the server wakes the node, within which asking is taken to be worth it."""
