@@ -94,17 +94,19 @@ class Line:
         self.asleep = self.empty = False
         self.window = 2
 
-    def is_idle(self, now: float) -> None:
-        """The node has nothing left to do.
+    def is_idle(self, now: float) -> bool:
+        """The node has nothing left to do; return whether to ask before the server wakes it.
 
         Args:
             now: the monotonic clock's time.
         """
         self.idle_since = now
-        if self.habit.pays:
-            self.tries = TRIES
-            self.asleep = self.empty = False
-            self.window = 1
+        if not (self.asleep and self.habit.pays):
+            return False
+        self.tries = TRIES
+        self.asleep = self.empty = False
+        self.window = 1
+        return True
 
     @property
     def worth_asking(self) -> bool:

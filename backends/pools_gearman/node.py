@@ -291,9 +291,9 @@ class Node:
         self.grab()
 
     def _is_idle(self) -> None:
-        """The last job has ended: its answer leaves now, before more is asked for."""
+        """The last job has ended."""
         now = time.monotonic()
         for link in self.work:
-            if link.state is not None and link.connection is not None:
-                link.connection.flush()
-                link.state.is_idle(now)
+            if link.state is not None and link.state.is_idle(now):
+                assert link.connection is not None
+                link.connection.flush()  # whoever waits for the answer has it before more is asked for

@@ -189,12 +189,21 @@ def test_a_server_that_has_none_is_left_alone_until_it_wakes_the_node():
     assert line.got_none()
 
 
+def test_a_node_whose_server_has_more_goes_on_as_it_was():
+    """Though it has nothing to do for a moment."""
+    line = Line(window=8)
+    line.habit.slept(True)
+    assert share_out(9, [line]) == [8]
+    assert not line.is_idle(100.0)
+    assert (line.tries, line.window) == (0, 8)
+
+
 def woken_after_a_job(line, seconds):
     """Have a line that is asleep woken, given a job, and woken again so long after its end."""
     line.was_woken(0.0)
     assert share_out(9, [line]) == [2]
     assert not line.got_job() and line.got_none()
-    line.is_idle(100.0)
+    assert not line.is_idle(100.0)
     assert share_out(9, [line]) == [0]
     line.was_woken(100.0 + seconds)
     assert share_out(9, [line]) == [2]
