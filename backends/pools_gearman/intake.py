@@ -7,7 +7,7 @@ GRAB_JOB_UNIQ ─▶ JOB_ASSIGN_UNIQ   there are more: ask for twice as many at 
 
 A caller that waits for each result before it sends its next task sends that while the node falls asleep, and
 the server has to wake it again: a fifth of what such a task takes.  So a node that has nothing left to do
-asks a few times more, if that would have paid the last time; to be woken takes as many packets.
+after a single job asks a few times more, if that would have paid the last time.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class Line:
         window: how many to ask for at once.
         asleep: whether the server is to wake this node.
         empty: whether it said that it has none.
+        jobs: how many have come since there was nothing to do.
         tries: how many times to ask yet before sleeping.
-        idle_since: when there was nothing left to do, by the monotonic clock; None if there has been since.
+        idle_since: when there was nothing left to do after a single job, by the monotonic clock; None if
+            there were more, or there is something.
         habit: whether to ask before sleeping has paid.
     """
 
@@ -48,6 +50,7 @@ class Line:
     window: int = 1
     asleep: bool = False
     empty: bool = False
+    jobs: int = 0
     tries: int = 0
     idle_since: float | None = None
     habit: Habit = field(default_factory=Habit)
@@ -55,6 +58,7 @@ class Line:
     def got_job(self) -> bool:
         """A job has come; return whether to sleep now: if there are more, the server says so at once."""
         self.asked -= 1
+        self.jobs += 1
         self.idle_since = None
         if self.tries:
             self.habit.paid()
@@ -100,8 +104,9 @@ class Line:
         Args:
             now: the monotonic clock's time.
         """
-        self.idle_since = now
-        if not (self.asleep and self.habit.pays):
+        single, self.jobs = self.jobs == 1, 0
+        self.idle_since = now if single else None
+        if not (single and self.asleep and self.habit.pays):
             return False
         self.tries = TRIES
         self.asleep = self.empty = False

@@ -194,8 +194,25 @@ def test_a_node_whose_server_has_more_goes_on_as_it_was():
     line = Line(window=8)
     line.habit.slept(True)
     assert share_out(9, [line]) == [8]
+    line.got_job()
     assert not line.is_idle(100.0)
     assert (line.tries, line.window) == (0, 8)
+
+
+def test_a_node_that_had_several_jobs_sleeps_at_once():
+    """Whoever sent them does not wait for each; and that it is woken soon then means nothing."""
+    line = Line(asleep=True)
+    for _ in range(3):
+        line.was_woken(100.0)
+        assert share_out(9, [line]) == [2]
+        line.got_job()
+        line.got_job()
+        assert share_out(9, [line]) == [4]
+        assert not any(line.got_none() for _ in range(3))
+        assert line.got_none()
+        assert not line.is_idle(100.0)
+    woken_after_a_job(line, 2 * NEAR)
+    assert line.asleep
 
 
 def woken_after_a_job(line, seconds):
