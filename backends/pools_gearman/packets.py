@@ -174,8 +174,7 @@ class PacketReader:
         if have < HEADER.size:
             return None
         magic, kind, size = HEADER.unpack_from(self._scratch, self._start)
-        if magic != RESPONSE or kind not in _COUNT or size > self._most:
-            self._check_header(magic, kind, size)
+        self._check_header(magic, kind, size)
         whole_size = HEADER.size + size
         if have < whole_size:
             if whole_size > SCRATCH:
