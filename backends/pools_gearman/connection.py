@@ -173,13 +173,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
-    def read(self, number: int) -> bool:
-        """Take in what is there; return False if the loop has to look what is wrong.
-
-        Args:
-            number: what ``readable_fileno`` returned; ours as long as the connection is not closing.
-        """
-        if self._transport is None or self._transport.is_closing():
+    def read(self) -> bool:
+        """Take in what is there; return False if the loop has to look what is wrong."""
+        number = self.readable_fileno()
+        if number is None:
             return False
         try:
             count = os.readv(number, [self._reader.space()])

@@ -77,11 +77,12 @@ class Line:
         self.window, self.empty = 1, True
         if self.asked:
             return False
-        if self.tries:
+        if self.tries > 1:
             self.tries -= 1
-            if self.tries:
-                self.empty = False
-                return False
+            self.empty = False
+            return False
+        if self.tries:
+            self.tries = 0
             self.habit.was_in_vain()
         self.asleep = True
         return True

@@ -222,14 +222,9 @@ class Node:
 
     def grab(self) -> None:
         """Ask for as many jobs as there is room for."""
-        if self.state != "open":
-            return
-        for link in self.work:
-            if link.state is not None and link.state.worth_asking:
-                break
-        else:
-            return
         links = [link for link in self.work if link.state is not None]
+        if self.state != "open" or not any(link.state.worth_asking for link in links):
+            return
         room = self.gateway.room() - sum(len(old.busy) for old in self._retiring)
         asks = share_out(room, [link.state for link in links])
         for link, count in zip(links, asks, strict=True):

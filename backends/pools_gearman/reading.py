@@ -105,7 +105,7 @@ class SharedReading:
             if connection is None:
                 with contextlib.suppress(BlockingIOError):
                     self._bell.recv(4096)
-            elif connection in self._connections and not connection.read(key.fd):
+            elif connection in self._connections and not connection.read():
                 self.remove(connection)
                 connection.take_back()
 

@@ -238,7 +238,7 @@ class MulticoreEngine(Engine):
 
     def _patience(self, timeout: float | None) -> float | None:
         """Return how long to sleep: until the time is up, or sooner if there is something else to do."""
-        if self.events or timeout == 0:
+        if self.events:
             return 0
         soonest = [] if timeout is None else [timeout]
         if self._limits.timed:

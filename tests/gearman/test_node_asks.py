@@ -72,8 +72,8 @@ class Server:
         assert self.hears(SLEEP, DONE)
 
     def close(self):
-        self._work.sock.close()
-        self._control.sock.close()
+        self._work.close()
+        self._control.close()
 
 
 class Line:
@@ -83,26 +83,23 @@ class Line:
         sock.settimeout(20)
         self.sock = sock
         self.functions = []
-        assert self._exactly(8) == b"workers\n"
+        self._said = sock.makefile("rb")
+        assert self._said.readline() == b"workers\n"
         sock.sendall(b".\n")
 
     def hear(self):
         """Return the next command, other than what the node says of itself."""
         while True:
-            _, command, size = struct.unpack(">4sII", self._exactly(12))
-            body = self._exactly(size)
+            _, command, size = struct.unpack(">4sII", self._said.read(12))
+            body = self._said.read(size)
             if command == Command.CAN_DO:
                 self.functions.append(body)
             if command not in (Command.CAN_DO, Command.SET_CLIENT_ID):
                 return command
 
-    def _exactly(self, size):
-        data = b""
-        while len(data) < size:
-            more = self.sock.recv(size - len(data))
-            assert more, "the node closed the connection"
-            data += more
-        return data
+    def close(self):
+        self._said.close()
+        self.sock.close()
 
 
 @pytest.fixture
