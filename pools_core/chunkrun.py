@@ -111,6 +111,7 @@ class ChunkRun:
         self._units: list[Any] | None = None
         self._ledger = ledger if chunk.unit is not None else None
         self._seen = -1
+        self._unwatched = False
         self._plain = True
         self._sent = 0
         self._since = self._left = 0.0
@@ -224,8 +225,11 @@ class ChunkRun:
                     self.flush()
                     self._give_back_rest()
                     return False
-            if now - self._left >= GATHER and offset != final and not self._leave(now):
-                return False
+            if now - self._left >= GATHER:
+                if offset != final and not self._leave(now):
+                    return False
+            elif self._unwatched and offset != final:
+                self._be_watched()
         return True
 
     def _give_back_rest(self) -> None:
@@ -264,6 +268,8 @@ class ChunkRun:
         with self._lock:
             self._run, self._run_start = run, start
             self._board[OFFSET] = start | len(run) << SPAN_SHIFT
+        if self._unwatched:
+            self._be_watched()
         failed = None
         item = None
         try:
@@ -286,6 +292,8 @@ class ChunkRun:
             # Only now: as long as there is a run, the flusher looks whether its results are plain.
             self._run = None
             self._board[OFFSET] = len(self._values)
+        if self._unwatched:
+            self._be_watched()  # what the run brought may have to wait behind the next task
         return failed is None
 
     def _pack_run(self, start: int) -> None:
@@ -303,24 +311,35 @@ class ChunkRun:
                     values[offset] = None
         self._failures.sort(key=_offset)
 
-    def cut(self) -> None:
-        """End the run that is under way behind its running task, and send what can leave.  By the flusher."""
+    def cut(self) -> bool:
+        """End the run that is under way behind its running task, and send what can leave.  By the flusher.
+
+        Returns:
+            Whether that was all: the flusher may sleep, and is called when there is more (``_be_watched``).
+        """
+        self._unwatched = True  # first: a result that comes after what is looked at here calls the flusher
         with self._lock:
-            run = self._run
+            run, units = self._run, self._units
             if run is not None:
                 # The iteration ends when it comes to the end of the list, so from here on no task starts;
                 # only then is it certain which one is running.
                 del run[len(self._values) - self._run_start + 1 :]
                 self._board[OFFSET] = len(self._values)
-            elif self._units is not None:
-                self._shorten(self._units)
+            all_given_back = units is None or self._shorten(units)
         self.flush()
+        return all_given_back
 
-    def _shorten(self, units: list[Any]) -> None:
-        """Give back the units behind a task that is slow.  Under the lock: before the last outcomes leave.
+    def _be_watched(self) -> None:
+        """Call the flusher, which sleeps: there is a result again that may have to leave."""
+        self._unwatched = False
+        if self._flusher is not None:
+            self._flusher.call()
 
-        It is slow if it was running the last time as well.  As in a run, no task starts that is not in the
-        list any more.
+    def _shorten(self, units: list[Any]) -> bool:
+        """Give back the units behind a task that is slow; return whether there are none any more.
+
+        Under the lock, before the last outcomes leave.  It is slow if it was running the last time as well.
+        As in a run, no task starts that is not in the list any more.
         """
         done = len(self._values)
         slow, self._seen = done == self._seen, done
@@ -329,6 +348,7 @@ class ChunkRun:
         if slow and size < len(units):
             del units[size:]
             self._send(Shortened(self._chunk.id, size))
+        return size >= len(units)
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -372,11 +392,13 @@ def _offset(failed: FailedTask) -> int:
 class Flusher:
     """Sends gathered results of short tasks while a slow one runs.
 
-    One thread, started with the first chunk that needs it and asleep for good between chunks.
+    One thread, started with the first chunk that needs it.  It sleeps for good between chunks, and while
+    nothing is to do before the running task has ended: to look takes the interpreter from that task.
     """
 
     def __init__(self) -> None:
         self._run: ChunkRun | None = None
+        self._since = 0.0
         self._thread: threading.Thread | None = None
         # With the thread; a worker that never needs it starts sooner.
         self._busy: threading.Event
@@ -392,6 +414,11 @@ class Flusher:
             self._busy, self._stopping = threading.Event(), threading.Event()
             self._thread = threading.Thread(target=self._loop, name="pools-flusher", daemon=True)
             self._thread.start()
+        self.call()
+
+    def call(self) -> None:
+        """Look after the chunk, which begins, or where nothing more was to do until now."""
+        self._since = monotonic()
         self._busy.set()
 
     def stop(self) -> None:
@@ -404,14 +431,18 @@ class Flusher:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self._busy.wait()
-            # Not a wait for somebody else: the millisecond is what the contract allows results to gather.
-            self._stopping.wait(GATHER)
+            # Not a wait for somebody else: the millisecond is what the contract allows results to gather.  It
+            # may be over: to get the interpreter from a task that computes takes five.
+            if (rest := self._since + GATHER - monotonic()) > 0:
+                self._stopping.wait(rest)
+            # Before the chunk is looked at: who calls from now on is heard.
+            self._busy.clear()
             run = self._run
-            if run is not None:
-                try:
-                    run.cut()
-                except OSError:
-                    return  # the caller is gone, and the worker's own thread is about to find out
+            try:
+                if run is not None and not run.cut():
+                    self.call()
+            except OSError:
+                return  # the caller is gone, and the worker's own thread is about to find out
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

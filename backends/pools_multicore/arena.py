@@ -14,8 +14,8 @@ An owner may map a segment that it uses again, since a write to a mapping takes 
 
 The reader maps it privately (``MAP_PRIVATE``): what it writes stays its own, also in processes that it
 forks.  Whatever is made of such memory (an array, a slice of one) keeps one exporter alive; when that goes,
-the reader drops its own pages (``MADV_DONTNEED``) and says that the segment is free.  If it has none, having
-written nothing, it keeps those that it sees: they show what the owner writes next.
+the reader drops its own pages (``MADV_DONTNEED``) and says that the segment is free.  Those that it has not
+written it keeps: they show what the owner writes next, and to find them again takes longer than to read them.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ dropping its pages takes 0.13 and their return 0.3."""
 
 PAGEMAP: Final = "/proc/self/pagemap"
 _TOP: Final = 7 if sys.byteorder == "little" else 0
-_NOT_OWN: Final = bytes(top for top in range(256) if not top & 0xC0 or top & 0xA0 == 0xA0)
-"""Top bytes of a page's entry there: neither present (0x80) nor swapped (0x40), or present and a page of the
-file (0x20); see proc(5)."""
+_OWN: Final = bytes(bool(top & 0xC0) and top & 0xA0 != 0xA0 for top in range(256))
+"""Whether a page is the reader's own, by the top byte of its entry there: swapped (0x40), or present (0x80)
+and no page of the file (0x20); see proc(5)."""
 
 _MADV_POPULATE_WRITE: Final = 23
 """As in <linux/mman.h>; Python has no name for it."""
@@ -368,19 +368,25 @@ class Reader:
             self.freed.append(-segment)
             return
         with contextlib.suppress(ValueError, OSError):  # it was closed
-            if self.drops or has_own_pages(mapping):
-                mapping.madvise(mmap.MADV_DONTNEED)
+            start, length = (0, len(mapping)) if self.drops else own_pages(mapping)
+            if length:
+                mapping.madvise(mmap.MADV_DONTNEED, start, length)
         self.freed.append(segment)
 
 
-def has_own_pages(mapping: mmap.mmap) -> bool:
-    """Return whether this process has written to a private mapping; True also if that is not worth a look.
+def own_pages(mapping: mmap.mmap) -> tuple[int, int]:
+    """Return where the pages are that this process has written to in a private mapping.
+
+    Returns:
+        Start and length in bytes of what reaches from the first of them to the last; no length if there are
+        none, and all of the mapping where it is not worth a look, or not to be seen.
 
     Raises:
         ValueError: the mapping is closed.
     """
+    everything = 0, len(mapping)
     if len(mapping) < WORTH_A_LOOK:
-        return True
+        return everything
     import ctypes
 
     first = ctypes.addressof(ctypes.c_char.from_buffer(mapping)) // mmap.PAGESIZE
@@ -389,8 +395,12 @@ def has_own_pages(mapping: mmap.mmap) -> bool:
         with open(PAGEMAP, "rb", buffering=0) as file:
             entries = os.pread(file.fileno(), size, first * 8)
     except OSError:  # not Linux, or hidden
-        return True
-    return len(entries) != size or bool(entries[_TOP::8].translate(None, _NOT_OWN))
+        return everything
+    if len(entries) != size:
+        return everything
+    own = entries[_TOP::8].translate(_OWN)
+    start, end = own.find(1), own.rfind(1) + 1
+    return max(start, 0) * mmap.PAGESIZE, (end - max(start, 0)) * mmap.PAGESIZE
 
 
 _forks = 0

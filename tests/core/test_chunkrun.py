@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,9 @@ from pools_core.setup import BOARD_SLOTS, running
 
 SIZE = 3_000
 """Tasks: the first ones prove to be short, so the others go in runs."""
+
+PATIENCE = 60
+"""Seconds after which something that should happen at once is taken to have been forgotten."""
 
 
 class Worker:
@@ -125,12 +130,12 @@ def test_a_result_that_cannot_be_pickled_fails_alone(worker, runs):
     ]
 
 
-def pass_over(worker: Worker, function: Any, values: list[Any]) -> ChunkRun:
+def pass_over(worker: Worker, function: Any, values: list[Any], flusher: Flusher | None = None) -> ChunkRun:
     """Return a pass over a chunk whose results so far can be watched."""
     items = list(range(SIZE))
     chunk = Chunk(1, Call(1, function), 0, SIZE, pack_batch(items, "argument"))
     work = Pass(chunk, function, items, False, values)
-    return ChunkRun(work, worker.parts.append, "a worker", worker.board, None, None, None)
+    return ChunkRun(work, worker.parts.append, "a worker", worker.board, flusher, None, None)
 
 
 def test_a_run_is_cut_behind_the_task_that_is_slow(worker, runs):
@@ -225,3 +230,126 @@ def test_with_a_flusher_all_is_the_same():
     finally:
         flusher.stop()
     assert found == [sum(range(number % 50)) for number in range(20_000)]
+
+
+class Bell(threading.Event):
+    """Says when somebody is about to sleep on it who was called before."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = False
+        self.slept_on = threading.Semaphore(0)
+
+    def set(self):
+        self.called = True
+        super().set()
+
+    def wait(self, timeout=None):
+        if timeout is None and self.called and not self.is_set():
+            self.slept_on.release()
+        return super().wait(timeout)
+
+
+@pytest.fixture
+def flusher(monkeypatch):
+    """One of which can be told when it sleeps for good."""
+    bells = SimpleNamespace(**{**vars(threading), "Event": Bell})
+    monkeypatch.setattr("pools_core.chunkrun.threading", bells)
+    flusher = Flusher()
+    yield flusher
+    flusher.stop()
+
+
+def sleeps(flusher):
+    """Wait until the flusher sleeps once more; return whether it did."""
+    return flusher._busy.slept_on.acquire(timeout=PATIENCE)
+
+
+def test_the_flusher_sleeps_while_a_slow_task_runs(flusher):
+    """It does not take the interpreter from it a thousand times a second, to find nothing to do."""
+    worker = Worker()
+    worker.runner.flusher = flusher
+    assert worker.run(lambda number: number or sleeps(flusher), range(3)) == [True, 1, 2]
+
+
+def test_what_a_short_task_returns_leaves_though_the_flusher_slept(flusher):
+    """It has to be there while the next one is slow, as if none had been slow before."""
+    worker = Worker()
+    worker.runner.flusher = flusher
+    left = threading.Semaphore(0)
+    keep = worker.runner.send
+
+    def send(part):
+        keep(part)
+        left.release()
+
+    worker.runner.send = send
+
+    def task(number):
+        if number == 0:
+            return sleeps(flusher)
+        if number == 2:
+            return all(left.acquire(timeout=PATIENCE) for _ in range(2))  # those of 0, and of 1
+        return number
+
+    assert worker.run(task, range(4)) == [True, 1, True, 3]
+
+
+class CalledFlusher(Flusher):
+    """Keeps how many results there were each time that it was called."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.calls = []
+        self._values = values
+
+    def watch(self, run):
+        pass
+
+    def call(self):
+        self.calls.append(len(self._values))
+
+
+@pytest.mark.parametrize(
+    ("gather", "cut_in", "called_at"),
+    [
+        (0.0, 5, 16),  # all of the single tasks has left, and somebody has to end the run that begins
+        (1000.0, 20, 21),  # the run has ended, and what it brought waits behind the next task
+        (1000.0, 5, 6),
+    ],
+    ids=["before a run", "after a run", "after a single task"],
+)
+def test_a_flusher_that_slept_is_called(worker, runs, monkeypatch, gather, cut_in, called_at):
+    """As soon as there is something for it to do."""
+    monkeypatch.setattr("pools_core.chunkrun.GATHER", gather)
+    values: list[Any] = []
+
+    def task(number):
+        if number == cut_in:
+            assert whole.cut()  # as the flusher does, which sleeps then
+            return bytearray(b"x") if number > 16 else number  # no run comes behind that
+        return number
+
+    flusher = CalledFlusher(values)
+    whole = pass_over(worker, task, values, flusher)
+    whole.run()
+    assert flusher.calls[0] == called_at
+
+
+def test_units_are_given_back_before_the_flusher_sleeps(flusher):
+    """It looks twice: a task is slow if it was running the last time as well."""
+    said = []
+    board = memoryview(bytearray(8 * BOARD_SLOTS)).cast("q")
+    ledger = Ledger(memoryview(bytearray(LEDGER_BYTES)))
+    runner = Runner(said.append, "a worker", board, flusher, ledger=ledger)
+    seen = []
+
+    def task(number):
+        if number == 0:
+            seen.append(sleeps(flusher))
+            seen.append([event.size for event in said if isinstance(event, Shortened)])
+        return number
+
+    runner.run(Chunk(1, Call(1, task), 0, 9, pack_batch(range(9), "argument"), unit=3))
+    assert seen == [True, [3]]
+    assert sum(event.size for event in said if isinstance(event, Outcomes)) == 3
