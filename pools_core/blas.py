@@ -32,6 +32,9 @@ _ASKED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Each library's own variable, and what else it asks if that is not set."""
 
+_HEEDED: Final = frozenset(name for own, others in _ASKED.items() for name in (own, *others))
+"""All variables that a library asks."""
+
 _VARIABLE_OF: Final = {
     "openmp": "OMP_NUM_THREADS",
     "openblas": "OPENBLAS_NUM_THREADS",
@@ -79,7 +82,8 @@ def environment(threads: int, environ: Mapping[str, str]) -> dict[str, str]:
         environ: what the worker's environment would be; libraries that it tells already are left out.
             An empty mapping leaves out none.
     """
-    ours = [name for name in _ASKED if not _is_told(name, environ)]
+    told = _told(environ)
+    ours = [name for name in _ASKED if name not in told]
     if not ours:
         return {}
     return {**dict.fromkeys(ours, str(threads)), MARK: f"{threads}:{','.join(ours)}"}
@@ -98,9 +102,10 @@ def limit_loaded(threads: int, environ: Mapping[str, str], exactly: bool = False
     """
     if not _of_use(environ):
         return
+    told = _told(environ)
     for library in _loaded_libraries():
         variable = _VARIABLE_OF.get(library.internal_api)
-        if variable is None or _is_told(variable, environ):
+        if variable is None or variable in told:
             continue
         try:
             if exactly or (library.num_threads or 0) > threads:
@@ -139,14 +144,12 @@ def prepare_parent(environ: Mapping[str, str] | None = None) -> None:
         _loaded_libraries()
 
 
-def _is_told(variable: str, environ: Mapping[str, str]) -> bool:
-    """Whether the user's environment tells the library of this variable how many threads to use."""
+def _told(environ: Mapping[str, str]) -> set[str]:
+    """Return the own variables of the libraries that the user's environment tells how many threads to use."""
     threads, ours = _granted(environ)
-    for name in (variable, *_ASKED[variable]):
-        value = environ.get(name)
-        if value and not (name in ours and value == str(threads)):
-            return True
-    return False
+    said = {name for name in _HEEDED if environ.get(name)}
+    said.difference_update([name for name in ours if environ.get(name) == str(threads)])
+    return {name for name, others in _ASKED.items() if name in said or not said.isdisjoint(others)}
 
 
 def _granted(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
@@ -157,8 +160,8 @@ def _granted(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
 
 def _of_use(environ: Mapping[str, str]) -> bool:
     """Whether there may be a library to limit; a few lookups, no import."""
-    return any(name in sys.modules for name in _CARRIERS) and not all(
-        _is_told(variable, environ) for variable in _VARIABLE_OF.values()
+    return any(map(sys.modules.__contains__, _CARRIERS)) and not _told(environ).issuperset(
+        _VARIABLE_OF.values()
     )
 
 

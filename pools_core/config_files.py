@@ -11,6 +11,7 @@ config names job servers, and whoever can write one can run code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ __all__ = ["Config", "ConfigSource", "default_path", "load", "user_files"]
 
 POOL_KEYS: Final = ["backend", "plugins_off"]
 """What the section ``[pool]`` may say."""
+
+PLACES: Final = ("HOME", "XDG_CONFIG_HOME", "USERPROFILE", "LOCALAPPDATA")
+"""Variables that decide where the user's config directory is; it is worked out anew when one has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +131,15 @@ def default_path() -> Path | None:
 
 def user_files() -> list[Path]:
     """Return the files in the user's config directory that are looked for; there may be one of them."""
+    folder = _user_folder(tuple(os.environ.get(name) for name in PLACES))
+    return [folder / "pools.ini", folder / "pools.toml"]
+
+
+@functools.lru_cache(maxsize=1)
+def _user_folder(_places: tuple[str | None, ...]) -> Path:
     import platformdirs
 
-    folder = platformdirs.user_config_path("pools", appauthor=False)
-    return [folder / "pools.ini", folder / "pools.toml"]
+    return platformdirs.user_config_path("pools", appauthor=False)
 
 
 # ── from files to sections ──

@@ -156,10 +156,13 @@ def relay(levels: LogLevels | None, worker: int, send: Callable[[bytes], None]) 
         if levels is None:
             return
         import logging
-    line = _taken_over(logging)
+    line = _line
+    if line is None or line.pid != os.getpid():
+        line = _take_over(logging)
+    elif levels is None:
+        _hang(logging, None)
     line.open(worker, send)
     if levels is None:
-        _hang(logging, None)
         return
     _adopt(logging, levels)
     handler = line.handler()
@@ -222,15 +225,15 @@ _inherited: Final[list[Any]] = []
 """Handlers that were taken off: kept, as a finalizer might flush or close what is the parent's."""
 
 
-def _taken_over(logging: Any) -> _Line:
-    """Return this process's line, having cleared the handlers away if there was none."""
+def _take_over(logging: Any) -> _Line:
+    """Clear all handlers away, and return the line that this process has from now on."""
     global _line  # noqa: PLW0603  one for the process
-    if _line is None or _line.pid != os.getpid():
-        for _, logger in _loggers(logging):
+    for _, logger in _loggers(logging):
+        if logger.handlers:
             for handler in _real_handlers(logging, logger):
                 logger.removeHandler(handler)
                 _inherited.append(handler)
-        _line = _Line()
+    _line = _Line()
     return _line
 
 

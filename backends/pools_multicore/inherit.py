@@ -6,10 +6,11 @@ They do get the lifeline, by which each notices that the parent is gone.
 
 from __future__ import annotations
 
+# As it is underneath, without the enumerations of ``signal``: after a fork each page that is written costs.
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import os
 import pickle
-import signal
 import subprocess
 import threading
 import weakref
@@ -105,11 +106,11 @@ def no_interrupt() -> Iterator[None]:
     What libraries have registered to run around a fork is Python code, too, and the interpreter can only
     print and drop an exception that is raised in it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 def preparation() -> bytes:

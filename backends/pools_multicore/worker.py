@@ -94,9 +94,10 @@ def run_worker(fds: WorkerFds) -> NoReturn:
     _signal.signal(signal.SIGINT, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
     _hold_to(fds.lifeline)
-    channel = socket.socket(fileno=fds.channel)
+    # What they are is not asked of the kernel, which takes four calls each.
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.channel)
     channel.setblocking(True)
-    side = socket.socket(fileno=fds.side)
+    side = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds.side)
     side.setblocking(True)
     line = Line(channel, side)
     code = 1

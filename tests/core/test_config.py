@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import pytest
 
 from pools_core.config import ALIASES, POOL_OPTIONS, Config, load, settings, whole_number
+from pools_core.config_files import user_files
 from pools_core.errors import ConfigError, UnsupportedOptionError
 from pools_core.pool_options import COMMON
 from pools_core.registry import MakePool
@@ -292,3 +294,15 @@ def test_the_config_reaches_the_pool(tmp_path):
         assert (pool.backend, pool.size) == ("threads", 3)
     with MakePool(config=path, n_jobs=2) as pool:
         assert pool.size == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these variables decide there")
+def test_the_users_directory_is_where_the_environment_says_now(monkeypatch, tmp_path):
+    """It is worked out once, and anew when one of the variables has changed."""
+    found = []
+    for name, folder in (("XDG_CONFIG_HOME", "a"), ("XDG_CONFIG_HOME", "b"), ("HOME", "c"), ("HOME", "d")):
+        if name == "HOME":
+            monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+        monkeypatch.setenv(name, str(tmp_path / folder))
+        found.append(user_files()[0].parent.relative_to(tmp_path).as_posix())
+    assert found == ["a/pools", "b/pools", "c/.config/pools", "d/.config/pools"]

@@ -57,6 +57,19 @@ def test_the_same_package_object_on_every_call(install):
     assert GetClusterPackage("tb_one") is GetClusterPackage("tb_one") is sys.modules["tb_one"]
 
 
+def test_a_package_is_looked_into_once(install, monkeypatch):
+    """What it requires and exports does not change while it is there; a pool is made in less time."""
+    install("d-one", {"tb_one": "tb_one"}, {"tb_one": GOOD})
+    first = GetClusterPackage("tb_one")
+    monkeypatch.setattr("pools_core.registry.missing_requirements", lambda _: ["what is looked for again"])
+
+    assert GetClusterPackage("tb_one") is first
+    assert MakePool("tb_one") == ("tb_one", None, {})
+    del sys.modules["tb_one"]
+    with pytest.raises(BackendLoadError, match="what is looked for again"):
+        GetClusterPackage("tb_one")
+
+
 def test_names_import_nothing(install):
     """Names come from metadata; a broken backend can be listed."""
     install("d-one", {"tb_one": "tb_one"}, {"tb_one": "raise SystemExit('imported')"})
