@@ -87,8 +87,8 @@ class Crew:
         """Start the processes of all workers that have none yet.
 
         Returns:
-            Those that could not be started: they have no process, and still what was to go to them;
-            ``discard`` them.  And whether to give up.
+            Those that could not be started, or not as was expected: they have no process, and still what was
+            to go to them; ``discard`` them.  And whether to give up.
         """
         gave_up = False
         with no_interrupt(), starting():  # a process that was started must be known

@@ -88,6 +88,8 @@ class WorkerHandle:
         """What the process will be born with, until it is."""
         self.process: Process | None = None
         """None until it has been started."""
+        self._counted_on: set[int] = set()
+        """Ids of the shared objects that are not sent to it, since it will be born with them."""
         self.pidfd: int | None = None
         self.ready = False
         self.condemned = False
@@ -123,6 +125,9 @@ class WorkerHandle:
     def start(self, starter: Starter) -> None:
         """Start the process, and do nothing else: the next one may be waiting for its turn.
 
+        It has none afterwards if it was not born with what was counted on: another thread began meanwhile, as
+        user code may when it is pickled, and it came from a template that is older.
+
         Raises:
             OSError: no process can be had.
         """
@@ -130,10 +135,15 @@ class WorkerHandle:
         if fds is None:
             raise OSError("its start was interrupted")
         try:
-            self.process = starter.start(fds)
+            process = starter.start(fds)
         finally:
             for fd in fds:
                 os.close(fd)
+        if self._counted_on <= process.inherits:
+            self.process = process
+        else:
+            process.kill(tree=False)
+            process.forget()
 
     def watch(self) -> int | None:
         """Return a descriptor that says when the process has ended; None where the system has none."""
@@ -155,6 +165,14 @@ class WorkerHandle:
     def inherits(self) -> frozenset[int]:
         """Ids of the shared objects that it was born with."""
         return frozenset() if self.process is None else self.process.inherits
+
+    def will_have(self, shared: int, starter: Starter) -> bool:
+        """Whether it was born with a shared object, or will be, which ``start`` sees to."""
+        if self.process is not None:
+            return shared in self.process.inherits
+        if starter.inherits(shared):
+            self._counted_on.add(shared)
+        return shared in self._counted_on
 
     @property
     def age(self) -> float:

@@ -58,13 +58,10 @@ class Placement:
                 self.homeless.clear()
                 return  # nothing can run any more, and every call is about to hear of it
             place = self._place_there(chunk)
-        session = chunk.call.session
-        if session is not None and session.shared is not None and self._crew.has_unborn:
-            self.start_workers()  # only then it is certain what each has inherited
-            place = self._place_there(chunk)
         if place.worker is None:
             self.homeless.append(chunk)
             return
+        session = chunk.call.session
         worker = self._crew.workers[place.worker]
         seat = Seat(chunk, 0)
         # A worker that has still to pass the frame of a chunk that was taken back looks into the pipe for its
@@ -77,7 +74,7 @@ class Placement:
         if session is not None and session.id not in worker.sessions:
             worker.sessions[session.id] = session
             self._limits.timed += session.exit_timeout is not None
-            inherited = session.shared is not None and session.shared.id in worker.inherits
+            inherited = session.shared is not None and worker.will_have(session.shared.id, self._crew.starter)
             worker.outbox.put(Kind.SESSION, encode_session(session, inherited, self._engine.hold))
         if chunk.call.id not in worker.knows:
             worker.knows.add(chunk.call.id)

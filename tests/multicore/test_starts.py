@@ -14,6 +14,8 @@ from pools_core import MakePool
 from pools_core.calls import Call, Chunk, Outcomes
 from pools_core.errors import TransportError
 from pools_core.payload import pack_batch, pack_function
+from pools_multicore.engine import MulticoreEngine
+from pools_multicore.process import Starter
 
 CALL = Call(1, pack_function(abs))
 SIZE = 3
@@ -188,3 +190,49 @@ def test_without_any_process_the_call_hears_of_it_and_the_next_may_try_again(mon
             pool.map(abs, [-1, -2, -3])
         forks.refused = ()
         assert pool.map(abs, [-1, -2, -3]) == [1, 2, 3]
+
+
+def item_of(shared: list[int], number: int) -> int:
+    return shared[number]
+
+
+def noted_starts(monkeypatch, bare=()):
+    """Return a list of the processes that are started; some of them say that they were born with nothing."""
+    begin, processes = Starter.start, []
+
+    def start(starter, fds):
+        process = begin(starter, fds)
+        if len(processes) in bare:
+            process.inherits = frozenset()
+        processes.append(process)
+        return process
+
+    monkeypatch.setattr(Starter, "start", start)
+    return processes
+
+
+def test_workers_with_a_shared_object_are_started_together_too(monkeypatch):
+    """They inherit it for certain, so none need be started before the next one is thought of."""
+    processes = noted_starts(monkeypatch)
+    gone = []
+    whole = MulticoreEngine.submit
+
+    def submit(engine, chunk):
+        whole(engine, chunk)
+        gone.append(len(processes))
+
+    monkeypatch.setattr(MulticoreEngine, "submit", submit)
+    with MakePool("multicore", n_jobs=3, start_method="fork", shared_objects=[5, 6, 7]) as pool:
+        assert pool.map(item_of, range(3)) == [5, 6, 7]
+    assert gone[:2] == [0, 0]
+
+
+@pytest.mark.parametrize("bare", [(0,), (1,), (0, 1, 2, 3)])
+def test_a_worker_that_was_born_without_what_was_counted_on_is_replaced(monkeypatch, bare):
+    """A thread began while it was about to be started, say, so it came from a template that is older."""
+    processes = noted_starts(monkeypatch, bare)
+    with MakePool("multicore", n_jobs=2, start_method="fork", shared_objects=[5, 6, 7]) as pool:
+        assert pool.map(item_of, range(3)) == [5, 6, 7]
+    for number in bare:
+        with pytest.raises(ProcessLookupError):
+            os.kill(processes[number].pid, 0)
