@@ -67,7 +67,7 @@ def test_single_tasks_end_before_a_slow_one_in_front_of_them(pool, method, tasks
         slow = sent.pop(TRIVIAL)
         end = "result" if method == "submit" else "get"
         found = [getattr(one, end)(60) for one in sent]
-        assert [word for word, _ in gate.arrived] == [str(TRIVIAL)]
+        assert [word for word, _ in gate.wait_for(1)] == [str(TRIVIAL)]
         gate.open()
         assert getattr(slow, end)(60) == TRIVIAL
     assert found == [number for number in range(2 * TRIVIAL) if number != TRIVIAL]
@@ -81,7 +81,7 @@ def test_chunks_of_one_task_end_before_a_slow_one_in_front_of_them(pool, tasks):
         task = functools.partial(tasks.wait_at, waits=TRIVIAL, host=host, port=port)
         results = pool.imap_unordered(task, range(2 * TRIVIAL), chunksize=1)
         found = [next(results) for _ in range(2 * TRIVIAL - 1)]
-        assert [word for word, _ in gate.arrived] == [str(TRIVIAL)]
+        assert [word for word, _ in gate.wait_for(1)] == [str(TRIVIAL)]
         gate.open()
         assert list(results) == [TRIVIAL]
     assert sorted(found) == [number for number in range(2 * TRIVIAL) if number != TRIVIAL]
@@ -131,7 +131,7 @@ def test_a_node_that_dies_costs_nothing_that_was_given_back(cluster, tasks, tmp_
         task = functools.partial(tasks.wait_and_note, waits=TRIVIAL, host=host, port=port, log=log)
         results = pool.imap_unordered(task, range(TRIVIAL + 200), chunksize=1)
         before = [next(results) for _ in range(TRIVIAL + 199)]
-        ((_, worker),) = gate.arrived
+        ((_, worker),) = gate.wait_for(1)
         doomed = next(node for node in cluster.nodes if worker in workers_of(node))
         doomed.send(signal.SIGKILL)
         waiting = Background(list, results)
