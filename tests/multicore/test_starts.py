@@ -213,6 +213,7 @@ def noted_starts(monkeypatch, bare=()):
 
 def test_workers_with_a_shared_object_are_started_together_too(monkeypatch):
     """They inherit it for certain, so none need be started before the next one is thought of."""
+    monkeypatch.setattr(pools_multicore.engine, "GATHER_STARTS", 3600)
     processes = noted_starts(monkeypatch)
     gone = []
     whole = MulticoreEngine.submit
