@@ -25,16 +25,14 @@ from typing import Any, Final, NamedTuple
 
 from pools_core.calls import Chunk, Convention, FailedTask, Outcomes, Packed, Returned, Shortened, WorkerEvent
 from pools_core.failures import describe, shown
+from pools_core.flusher import GATHER, Flusher
 from pools_core.ledger import Ledger
 from pools_core.payload import PLAIN, Sealed, pack, seal, unpack
 from pools_core.seeding import Board
 from pools_core.setup import OFFSET, SPAN_SHIFT, STARTED
 from pools_core.watch import Watch
 
-__all__ = ["ChunkRun", "Flusher", "Pass"]
-
-GATHER: Final = 0.001
-"""Seconds that results of short tasks may gather before they leave; the contract names it."""
+__all__ = ["ChunkRun", "Pass"]
 
 PROOF: Final = 16
 """Tasks that go one by one first, and after each failure; they have to be short for others to go in runs."""
@@ -123,6 +121,9 @@ class ChunkRun:
             Whether the worker has done its share, and is to be replaced.
         """
         self._since = self._left = monotonic()
+        if self._ledger is not None:  # before the flusher looks, which would sleep over units that come later
+            self._units = list(self._items)
+            self._ledger.begin(self._chunk.id)
         if self._flusher is None:
             self._loop()
             return self._spent
@@ -135,9 +136,6 @@ class ChunkRun:
 
     def _loop(self) -> None:
         size, call = self._chunk.size, self._chunk.call
-        if self._ledger is not None:
-            self._units = list(self._items)
-            self._ledger.begin(self._chunk.id)
         runs = not (
             size <= PROOF
             or self._units is not None
@@ -269,7 +267,7 @@ class ChunkRun:
             self._run, self._run_start = run, start
             self._board[OFFSET] = start | len(run) << SPAN_SHIFT
         if self._unwatched:
-            self._be_watched()
+            self._be_watched()  # it may have to be cut
         failed = None
         item = None
         try:
@@ -387,62 +385,6 @@ class ChunkRun:
 
 def _offset(failed: FailedTask) -> int:
     return failed.offset
-
-
-class Flusher:
-    """Sends gathered results of short tasks while a slow one runs.
-
-    One thread, started with the first chunk that needs it.  It sleeps for good between chunks, and while
-    nothing is to do before the running task has ended: to look takes the interpreter from that task.
-    """
-
-    def __init__(self) -> None:
-        self._run: ChunkRun | None = None
-        self._since = 0.0
-        self._thread: threading.Thread | None = None
-        # With the thread; a worker that never needs it starts sooner.
-        self._busy: threading.Event
-        self._stopping: threading.Event
-
-    def watch(self, run: ChunkRun | None) -> None:
-        """Look after this chunk from now on; None: there is none."""
-        self._run = run
-        if run is None:
-            self._busy.clear()
-            return
-        if self._thread is None:
-            self._busy, self._stopping = threading.Event(), threading.Event()
-            self._thread = threading.Thread(target=self._loop, name="pools-flusher", daemon=True)
-            self._thread.start()
-        self.call()
-
-    def call(self) -> None:
-        """Look after the chunk, which begins, or where nothing more was to do until now."""
-        self._since = monotonic()
-        self._busy.set()
-
-    def stop(self) -> None:
-        """End the thread; returns when it has ended."""
-        if self._thread is not None:
-            self._stopping.set()
-            self._busy.set()
-            self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            self._busy.wait()
-            # Not a wait for somebody else: the millisecond is what the contract allows results to gather.  It
-            # may be over: to get the interpreter from a task that computes takes five.
-            if (rest := self._since + GATHER - monotonic()) > 0:
-                self._stopping.wait(rest)
-            # Before the chunk is looked at: who calls from now on is heard.
-            self._busy.clear()
-            run = self._run
-            try:
-                if run is not None and not run.cut():
-                    self.call()
-            except OSError:
-                return  # the caller is gone, and the worker's own thread is about to find out
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

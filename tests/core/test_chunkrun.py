@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Returned, Shortened
-from pools_core.chunkrun import GATHER, ChunkRun, Flusher, Pass
+from pools_core.chunkrun import ChunkRun, Pass
 from pools_core.failures import rebuild
+from pools_core.flusher import GATHER, Flusher
 from pools_core.ledger import LEDGER_BYTES, Ledger
 from pools_core.payload import pack_batch, pack_function, unpack, unpack_batch
 from pools_core.runner import Runner
@@ -254,7 +255,7 @@ class Bell(threading.Event):
 def flusher(monkeypatch):
     """One of which can be told when it sleeps for good."""
     bells = SimpleNamespace(**{**vars(threading), "Event": Bell})
-    monkeypatch.setattr("pools_core.chunkrun.threading", bells)
+    monkeypatch.setattr("pools_core.flusher.threading", bells)
     flusher = Flusher()
     yield flusher
     flusher.stop()
@@ -353,3 +354,28 @@ def test_units_are_given_back_before_the_flusher_sleeps(flusher):
     runner.run(Chunk(1, Call(1, task), 0, 9, pack_batch(range(9), "argument"), unit=3))
     assert seen == [True, [3]]
     assert sum(event.size for event in said if isinstance(event, Outcomes)) == 3
+
+
+class EarlyFlusher(Flusher):
+    """Looks as soon as it hears of a chunk, as it does when it was about to look after the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.sleeps = []
+
+    def watch(self, run):
+        if run is not None:
+            self.sleeps.append(run.cut())
+
+    def call(self):
+        """It has looked."""
+
+
+def test_the_flusher_does_not_sleep_over_units_that_have_not_begun():
+    """Nothing would call it while the first task is slow, and what is behind might wait for ever."""
+    board = memoryview(bytearray(8 * BOARD_SLOTS)).cast("q")
+    ledger = Ledger(memoryview(bytearray(LEDGER_BYTES)))
+    flusher = EarlyFlusher()
+    runner = Runner([].append, "a worker", board, flusher, ledger=ledger)
+    runner.run(Chunk(1, Call(1, abs), 0, 9, pack_batch(range(9), "argument"), unit=3))
+    assert flusher.sleeps == [False]
