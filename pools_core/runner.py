@@ -21,7 +21,7 @@ from pools_core.seeding import Board, TaskIndex, current
 from pools_core.setup import BOARD_SLOTS, CHUNK, OFFSET, STARTED, SetupError, Setups
 from pools_core.watch import Watch
 
-__all__ = ["BOARD_SLOTS", "CHUNK", "OFFSET", "STARTED", "Runner"]
+__all__ = ["BOARD_SLOTS", "CHUNK", "OFFSET", "STARTED", "Flusher", "Runner"]
 
 Send = Callable[[WorkerEvent], None]
 

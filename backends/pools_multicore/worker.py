@@ -29,10 +29,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from pools_core import blas
 from pools_core.calls import Call, Session, WorkerEvent
-from pools_core.flusher import Flusher
 from pools_core.frames import Kind, decode_call, decode_chunk, decode_session, encode_event
 from pools_core.ledger import LEDGER_BYTES, Ledger
-from pools_core.runner import BOARD_SLOTS, CHUNK, Runner
+from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
 from pools_core.spinning import Spinner
 from pools_multicore.channel import read_frames
 from pools_multicore.line import Line

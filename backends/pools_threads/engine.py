@@ -13,9 +13,8 @@ from typing import Final
 
 import pools_threads
 from pools_core.calls import Call, Chunk, Outcomes, Session, SessionEnded, WorkerEvent
-from pools_core.flusher import Flusher
 from pools_core.protocol import Engine, Event, SessionOver, WorkerStarted
-from pools_core.runner import Runner
+from pools_core.runner import Flusher, Runner
 from pools_core.waiter import start
 from pools_core.workqueue import Endings, EndOf, WorkQueue
 
