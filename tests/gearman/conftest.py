@@ -126,7 +126,6 @@ class Relay:
     ) -> None:
         self.port = 0
         self._to, self._tls, self._hears = port, tls, hears
-        self._lines: set[asyncio.Task[None]] = set()
         self._whole = asyncio.Event()
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
@@ -168,15 +167,22 @@ class Relay:
         self.port = server.sockets[0].getsockname()[1]
         listening.set()
         await self._over.wait()
+        # Let nobody in any more.  asyncio's task for whoever just was must begin before the server is closed,
+        # or it forgets the connection (CPython 3.11: ``Server._attach``), and before it is cancelled, too.
+        for sock in server.sockets:
+            self._loop.remove_reader(sock)
+        await asyncio.sleep(0)
         server.close()
-        for line in self._lines:
-            line.cancel()
-        await asyncio.gather(*self._lines, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for other in others:
+                other.cancel()
+            await asyncio.wait(others)
+            await asyncio.sleep(0)
 
     def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = self._loop.create_task(self._serve(reader, writer))
-        self._lines.add(line)
-        line.add_done_callback(self._lines.discard)
+        # If it is cancelled before its first step, it closes nothing.
+        line.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends, ways = [writer], []
