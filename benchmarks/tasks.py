@@ -6,10 +6,12 @@ Workers that do not start by fork import this module, so it imports little, and 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # by its own name, so that ``typing`` need not be imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray

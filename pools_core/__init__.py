@@ -10,9 +10,11 @@ Importing this package loads nothing else; each name loads its module when it is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as in ``hints``
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from pools_core.errors import BackendConflictError as BackendConflictError
     from pools_core.errors import BackendContractError as BackendContractError
     from pools_core.errors import BackendLoadError as BackendLoadError
@@ -96,9 +98,9 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("pools-core")
     else:
-        from importlib import import_module
-
-        value = getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'errors')}"), name)
+        # Not by ``importlib``: a worker comes here, too, and would import that for nothing else.
+        module = __import__(f"{__name__}.{_ELSEWHERE.get(name, 'errors')}", fromlist=[name])
+        value = getattr(module, name)
     globals()[name] = value  # the next use finds it without coming here
     return value
 

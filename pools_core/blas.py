@@ -1,5 +1,10 @@
 """How many threads numerical libraries use in a worker, so that all workers together use the CPUs once.
 
+from pools_core.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
     not yet imported   an environment variable, set before the import, tells the library
     imported already   (as in a forked worker) threadpoolctl tells it, where that is installed
 
@@ -13,11 +18,14 @@ Sources: the names are those of joblib (``MAX_NUM_THREADS_VARS``); who asks whom
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+
+from pools_core.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["default_threads", "environment", "limit", "limit_loaded", "prepare_parent"]
 
@@ -174,7 +182,7 @@ def _loaded_libraries() -> list[Any]:
     if _missing:
         return []
     try:
-        threadpoolctl: Any = importlib.import_module("threadpoolctl")  # so: it has no types
+        import threadpoolctl  # type: ignore[import-untyped]
     except ImportError:
         _missing = True  # looking for it takes longer than all the rest
         return []

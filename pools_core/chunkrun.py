@@ -21,16 +21,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, monotonic_ns
-from typing import Any, Final, NamedTuple
 
 from pools_core.calls import Chunk, Convention, FailedTask, Outcomes, Packed, Returned, Shortened, WorkerEvent
 from pools_core.failures import describe, shown
 from pools_core.flusher import GATHER, Flusher
+from pools_core.hints import TYPE_CHECKING, Record
 from pools_core.ledger import Ledger
 from pools_core.payload import PLAIN, Sealed, pack, seal, unpack
 from pools_core.seeding import Board
 from pools_core.setup import OFFSET, SPAN_SHIFT, STARTED
 from pools_core.watch import Watch
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["ChunkRun", "Pass"]
 
@@ -44,7 +47,7 @@ FIRST_RUN: Final = 64
 """Tasks of the first run; each may be twice as long as the one before, up to ``GATHER`` in all."""
 
 
-class Pass(NamedTuple):
+class Pass(Record):
     """What is to be run.
 
     Attributes:

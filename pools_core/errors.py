@@ -22,10 +22,14 @@ those who know only Python.  Each survives pickling: all that its ``__init__`` n
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
-from multiprocessing import TimeoutError as MultiprocessingTimeoutError
-from typing import Any
+
+from pools_core.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pools_core.timeouts import PoolTimeoutError
 
 __all__ = [
     "BackendConflictError",
@@ -135,10 +139,6 @@ class TaskTimeoutError(PoolsError, TimeoutError):
         )
 
 
-class PoolTimeoutError(PoolsError, MultiprocessingTimeoutError, TimeoutError):
-    """A wait for a result ended before the result came; the task goes on."""
-
-
 class WorkerDiedError(PoolsError, RuntimeError):
     """A worker process ended while it was running a task.
 
@@ -176,6 +176,8 @@ class WorkerDiedError(PoolsError, RuntimeError):
         if self.exitcode is None or self.exitcode >= 0:
             return None
         try:
+            import signal  # not sooner: a worker starts without it
+
             return signal.Signals(-self.exitcode).name
         except ValueError:
             return f"signal {-self.exitcode}"
@@ -267,6 +269,15 @@ def unpicklable(message: str, cause: BaseException) -> SerializationError:
     error.args = (message,)
     error.__cause__ = cause
     return error
+
+
+def __getattr__(name: str) -> Any:
+    if name != "PoolTimeoutError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pools_core import timeouts  # not sooner: it needs multiprocessing, and a worker starts without that
+
+    globals()[name] = timeouts.PoolTimeoutError  # the next time it is there
+    return timeouts.PoolTimeoutError
 
 
 class _AlsoUsers(SerializationError):

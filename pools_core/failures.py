@@ -7,16 +7,17 @@ unpickled, a ``RemoteError`` stands for it.
 
 from __future__ import annotations
 
+import _pickle as pickle  # as in ``payload``
 import os
-import pickle
 from reprlib import Repr
-from typing import TYPE_CHECKING, Any, Final
 
 from pools_core.calls import Convention, FailedTask
 from pools_core.errors import RemoteError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
+from pools_core.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any, Final
 
     from pools_core.protocol import TimedOut, WorkerDied
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Final, Protocol
+
+from pools_core.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+
+    class Watched(Protocol):
+        """What is looked after: a pass over a chunk."""
+
+        def cut(self) -> bool:
+            """See ``ChunkRun.cut``."""
+
 
 __all__ = ["GATHER", "Flusher"]
 
 GATHER: Final = 0.001
 """Seconds that results of short tasks may gather before they leave; the contract names it."""
-
-
-class Watched(Protocol):
-    """What is looked after: a pass over a chunk."""
-
-    def cut(self) -> bool:
-        """See ``ChunkRun.cut``."""
 
 
 class Flusher:

@@ -13,7 +13,6 @@ import enum
 import marshal
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pools_core.calls import (
     Call,
@@ -34,9 +33,12 @@ from pools_core.calls import (
     type_buffer,
     type_part,
 )
+from pools_core.hints import TYPE_CHECKING
 from pools_core.shared import SharedObject, inherited
 
 if TYPE_CHECKING:
+    from typing import Any, Final, TypeAlias
+
     from pools_core.protocol import ChunkLost, Logged, SessionLost, SessionOver
 
 __all__ = [

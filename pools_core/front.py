@@ -6,10 +6,11 @@ registry, and all that this needs, for a name that it never calls.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pools_core.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from pools_core.config import ConfigSource
     from pools_core.pool import Pool

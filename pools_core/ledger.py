@@ -14,9 +14,12 @@ half of a result behind.
 from __future__ import annotations
 
 import marshal
-from typing import Any, Final
 
+from pools_core.hints import TYPE_CHECKING
 from pools_core.payload import MARSHAL_VERSION
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["LEDGER_BYTES", "Ledger", "unsent"]
 

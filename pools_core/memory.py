@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from typing import Final
 
 from pools_core.calls import type_buffer
+from pools_core.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["HUGE", "copied", "memory_for"]
 

@@ -15,18 +15,23 @@ and values are packed as a batch, in one of three forms:
 
 from __future__ import annotations
 
+# What ``pickle`` runs on.  The rest of it is the same once more in Python, which needs ``re``; together a
+# twentieth of a spawned worker's start.
+import _pickle as pickle
 import marshal
-import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from types import CodeType, FunctionType, NoneType
-from typing import Any, Final, cast
 
 from pools_core.calls import Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
+from pools_core.hints import TYPE_CHECKING
 from pools_core.memory import copied
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = [
     "MARSHAL_VERSION",
@@ -285,6 +290,7 @@ def unpack_function(packed: Packed) -> Callable[..., Any]:
     """
     view = memoryview(packed.data)
     try:
+        func: Callable[..., Any]
         if bytes(view[:1]) == b"r":
             func = pickle.loads(view[1 + _DIGEST :])
             main = _main_function(func)
@@ -294,7 +300,7 @@ def unpack_function(packed: Packed) -> Callable[..., Any]:
             func = pickle.loads(view[1:], buffers=packed.buffers)
     except (AttributeError, ImportError) as error:
         raise FunctionUnknownError(str(error)) from error
-    return cast("Callable[..., Any]", func)
+    return func
 
 
 _DIGEST: Final = 16
@@ -322,7 +328,8 @@ def _blake2b() -> Callable[..., Any]:
         from _blake2 import blake2b
     except ImportError:  # a Python that was built without it
         from hashlib import blake2b
-    return cast("Callable[..., Any]", blake2b)
+    found: Callable[..., Any] = blake2b
+    return found
 
 
 def _digest_function(func: FunctionType, update: Callable[[bytes], None], seen: set[int]) -> None:
@@ -387,7 +394,8 @@ def _dumps_with_code(
 ) -> bytes:
     import cloudpickle  # 10 ms that a program of importable functions never pays
 
-    return cast("bytes", cloudpickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep, hold)))
+    data: bytes = cloudpickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep, hold))
+    return data
 
 
 def _apart(buffers: list[type_part], keep: bool, hold: Hold | None) -> Callable[[pickle.PickleBuffer], bool]:

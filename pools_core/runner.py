@@ -8,18 +8,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Any
 
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, SetupFailed, WorkerEvent
 from pools_core.chunkrun import ChunkRun, Pass
 from pools_core.errors import SerializationError
 from pools_core.failures import describe
 from pools_core.flusher import Flusher
+from pools_core.hints import TYPE_CHECKING
 from pools_core.ledger import Ledger
 from pools_core.payload import FunctionUnknownError, is_by_value, seal, unpack_batch, unpack_function
 from pools_core.seeding import Board, TaskIndex, current
 from pools_core.setup import BOARD_SLOTS, CHUNK, OFFSET, STARTED, SetupError, Setups
 from pools_core.watch import Watch
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["BOARD_SLOTS", "CHUNK", "OFFSET", "STARTED", "Flusher", "Runner"]
 

@@ -9,11 +9,13 @@ share them.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Final
+
+from pools_core.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
+    from typing import Any, Final
 
 __all__ = ["task_rng", "task_seed"]
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic, monotonic_ns
-from typing import Any, Final, NamedTuple
 
 from pools_core.calls import Chunk, FailedTask, Packed, Session, SessionEnded
 from pools_core.failures import describe
+from pools_core.hints import TYPE_CHECKING, Record
 from pools_core.payload import PLAIN, pack, seal, unpack_function
 from pools_core.seeding import Board
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["INIT", "Running", "SetupError", "Setups", "running"]
 
@@ -35,7 +38,7 @@ SPAN_SHIFT: Final = 32
 """Bits of the offset; those above hold the length of a run of short tasks, one of which is running."""
 
 
-class Running(NamedTuple):
+class Running(Record):
     """What a board says.
 
     Attributes:

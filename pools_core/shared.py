@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any, Final
 
 from pools_core.calls import Hold, Packed
+from pools_core.hints import TYPE_CHECKING
 from pools_core.payload import pack, unpack
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["SharedObject", "inheritable", "inherited"]
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeVar
+
+from pools_core.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import selectors
+    from typing import Final, TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["NEAR", "SPIN", "Habit", "Spinner"]
 
@@ -28,8 +32,6 @@ NEAR: Final = 3
 
 MOST_MISSED: Final = 6
 """Times in a row that looking was in vain, after which its rests grow no longer."""
-
-T = TypeVar("T")
 
 _give_way: Callable[[], None] | None = getattr(os, "sched_yield", None)
 

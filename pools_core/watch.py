@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import mmap
 from time import monotonic
-from typing import Any, Final
 
 from pools_core.calls import Call, WorkerTimes
 from pools_core.failures import shown
+from pools_core.hints import TYPE_CHECKING
 from pools_core.seeding import Board
 from pools_core.setup import MEMORY
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["Watch"]
 

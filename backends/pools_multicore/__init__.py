@@ -10,10 +10,11 @@ Importing this package loads nothing else; each name loads its module when it is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+TYPE_CHECKING = False  # as in ``hints``
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any, Final
 
     from pools_core.config import Config, ConfigSource
     from pools_core.cpus import cpu_count as cpu_count

@@ -31,9 +31,12 @@ import sys
 import threading
 import weakref
 from collections import deque
-from typing import Any, Final, NamedTuple
 
 from pools_core.calls import Carried, type_buffer, type_part
+from pools_core.hints import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["LARGE_ENOUGH", "Arena", "Held", "Reader", "Reference"]
 
@@ -70,7 +73,7 @@ _MADV_POPULATE_WRITE: Final = 23
 _ANNOUNCE: Final = struct.Struct("<QQ")
 
 
-class Reference(NamedTuple):
+class Reference(Record):
     """A part of a frame that lies in a segment.
 
     Attributes:

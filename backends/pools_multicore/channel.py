@@ -16,13 +16,16 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final
 
 from pools_core.calls import Carried, type_buffer, type_part
 from pools_core.frames import Frame, Kind
+from pools_core.hints import TYPE_CHECKING
 from pools_core.memory import memory_for
 from pools_core.spinning import Spinner
 from pools_multicore.arena import LARGE_ENOUGH, Reference
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["FrameReader", "Outbox", "read_frames", "write_frame"]
 

@@ -24,8 +24,9 @@ import threading
 from typing import ClassVar, Final, NoReturn
 
 from pools_core.shared import inheritable
+from pools_multicore.child import import_main
 from pools_multicore.inherit import close_in_forked_children, fresh_python, no_interrupt, preparation
-from pools_multicore.worker import N_FDS, WorkerFds, import_main, run_worker
+from pools_multicore.worker import N_FDS, WorkerFds, run_worker
 
 __all__ = ["ForkServer", "serve_fresh"]
 

@@ -16,9 +16,10 @@ import threading
 import weakref
 from collections.abc import Iterator
 from multiprocessing import spawn
-from multiprocessing import util as _util  # noqa: F401  here, so that no forked worker has to
 from pathlib import Path
 from typing import Any, Protocol
+
+from pools_multicore import standing as _standing  # noqa: F401  here, so that no forked worker has to
 
 __all__ = ["close_in_forked_children", "fresh_python", "lifeline", "no_interrupt", "preparation", "starting"]
 

@@ -7,34 +7,35 @@ Nothing heavy may be imported here: a spawned worker imports this module first.
 
 from __future__ import annotations
 
-# The functions of ``signal`` as they are underneath.  Those above turn what they return into members of
-# enumerations, which costs a forked worker its own copy of some 40 pages.
+# ``signal`` as it is underneath.  What is above turns numbers into members of enumerations, which costs a
+# forked worker its own copy of some 40 pages, and a spawned one the time to define them.
 import _signal  # type: ignore[import-not-found]
 import contextlib
 import fcntl
 import functools
 import marshal
 import mmap
-import multiprocessing.process
 import os
 import select
-import signal
 import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final, NamedTuple, NoReturn
 
 from pools_core import blas
 from pools_core.calls import Call, Session, WorkerEvent
 from pools_core.frames import Kind, decode_call, decode_chunk, decode_session, encode_event
+from pools_core.hints import TYPE_CHECKING, Record
 from pools_core.ledger import LEDGER_BYTES, Ledger
 from pools_core.runner import BOARD_SLOTS, CHUNK, Flusher, Runner
 from pools_core.spinning import Spinner
 from pools_multicore.channel import read_frames
+from pools_multicore.child import forget_exit_functions, import_main, run
 from pools_multicore.line import Line
+
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
 
 __all__ = [
     "BOARD_BYTES",
@@ -43,7 +44,6 @@ __all__ = [
     "SHARED_BYTES",
     "TICKET",
     "WorkerFds",
-    "import_main",
     "run_worker",
     "worker_name",
 ]
@@ -57,7 +57,7 @@ SHARED_BYTES: Final = BOARD_BYTES + LEDGER_BYTES
 TICKET: Final = struct.Struct("<Q")
 
 
-class WorkerFds(NamedTuple):
+class WorkerFds(Record):
     """The descriptors that a worker is born with.
 
     Attributes:
@@ -87,11 +87,11 @@ def run_worker(fds: WorkerFds) -> NoReturn:
     """Be a worker; ends the process."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)  # the whole tree can be killed as a group, and a terminal's Ctrl-C passes it by
-    signal.set_wakeup_fd(-1)  # an event loop's of the parent
-    _signal.signal(signal.SIGTERM, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)  # an event loop's of the parent
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     # Until it has a handler of its own: a Ctrl-C that came before setpgid would be raised in frames that
     # are a copy of the parent's, and run what these do about it a second time.
-    _signal.signal(signal.SIGINT, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
     _hold_to(fds.lifeline)
     # What they are is not asked of the kernel, which takes four calls each.
@@ -110,40 +110,17 @@ def run_worker(fds: WorkerFds) -> NoReturn:
         spinner.most = config["spin"]
         line.reader.drops = config["max_memory"] is not None
         _prepare(config)
-        process = _Process(config, lambda: _Worker(line, fds, config).serve(frames))
-        code = process.bootstrap()
+        code = run(config, lambda: _Worker(line, fds, config).serve(frames))
     except (StopIteration, ConnectionError):
         code = 0  # the parent is gone, or changed its mind
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 
 
-class _Process(multiprocessing.process.BaseProcess):
-    """What ``multiprocessing`` believes about this process.
-
-    Its ``_bootstrap`` is what every Python child process goes through: it closes stdin, runs what
-    libraries registered for after a fork and for the exit, and flushes the standard streams.
-    """
-
-    _start_method = None
-
-    def __init__(self, config: dict[str, Any], serve: Callable[[], None]) -> None:
-        # Made in the child, of whatever the parent was.
-        self._serve = serve
-        super().__init__(name=config["name"])
-        self._config["daemon"] = config["daemon"]  # type: ignore[attr-defined]  # as BaseProcess.daemon, but after the start
-
-    def run(self) -> None:
-        """Serve until told to stop."""
-        self._serve()
-
-    def bootstrap(self) -> int:
-        """Run, and return the exit code."""
-        return int(self._bootstrap())  # type: ignore[attr-defined]  # see the class
-
-
 def _prepare(config: dict[str, Any]) -> None:
-    """Become what the parent wants, in a process that was not forked from it."""
+    """Become what the parent wants."""
     if config["cpus"] is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, config["cpus"])
     if (environ := config["environ"]) is not None:
@@ -159,6 +136,8 @@ def _prepare(config: dict[str, Any]) -> None:
         announce_threads(config["announce"])  # before the main script, which may import what heeds it
     if config["prepare"] is not None:
         import_main(config["prepare"])
+    else:
+        forget_exit_functions()
 
 
 def announce_threads(wanted: dict[str, str]) -> None:
@@ -172,23 +151,6 @@ def announce_threads(wanted: dict[str, str]) -> None:
 def limit_threads(threads: int, explicit: bool) -> None:
     """Hold numerical libraries that were forked along to so many threads."""
     blas.limit_loaded(threads, {} if explicit else os.environ, exactly=explicit)
-
-
-def import_main(preparation: bytes) -> None:
-    """Become like the parent, and import its main script under another name, as multiprocessing does.
-
-    Args:
-        preparation: what ``inherit.preparation`` made; comes over the parent's own socket pair.
-    """
-    import pickle
-    from multiprocessing import spawn
-
-    process = multiprocessing.process.current_process()
-    process._inheriting = True  # type: ignore[attr-defined]  # noqa: SLF001  a pool that the script starts now is refused
-    try:
-        spawn.prepare(pickle.loads(preparation))
-    finally:
-        del process._inheriting  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class _Worker:
@@ -216,7 +178,7 @@ class _Worker:
             max_memory=config["max_memory"],
             ledger=Ledger(memory[BOARD_BYTES:]),
         )
-        _signal.signal(signal.SIGINT, self._on_sigint)
+        _signal.signal(_signal.SIGINT, self._on_sigint)
         # A process that a task forks must not hold this worker's line open after its death.
         os.register_at_fork(after_in_child=self._let_go)
 
@@ -309,7 +271,7 @@ def _hold_to(lifeline: int) -> None:
     """
     try:
         own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETSIG, _signal.SIGKILL)
         fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
         if select.select([own], [], [], 0)[0]:
@@ -323,7 +285,7 @@ def _hold_to(lifeline: int) -> None:
 def _watch(lifeline: int) -> None:
     while os.read(lifeline, 1):
         pass
-    os.killpg(0, signal.SIGKILL)
+    os.killpg(0, _signal.SIGKILL)
 
 
 def spawned(*numbers: int) -> NoReturn:

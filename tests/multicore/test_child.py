@@ -1,0 +1,289 @@
+"""What a worker is as a child process: the same whether ``multiprocessing`` is there at its start or not.
+
+Each test runs a script of its own, since a spawned worker imports the main script, and that of pytest imports
+``multiprocessing`` before a worker's first task.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+METHODS = pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+EAGER = pytest.mark.parametrize("eager", [False, True], ids=["later", "at once"])
+"""Whether the main script imports ``multiprocessing``, so that it is there before the first task."""
+
+MAIN = """
+if __name__ == "__main__":
+    import json
+    from pools_core import MakePool
+
+    with MakePool("multicore", n_jobs=1, **json.loads(sys.argv[1])) as pool:
+        print(json.dumps(pool.apply(task)), flush=True)
+    print("the pool has ended", flush=True)
+"""
+
+
+def run(folder: Path, script: str, eager: bool = False, **options: object) -> list[str]:
+    """Run a script that defines ``task``, in a pool with some options; return the lines that it prints."""
+    path = folder / "script.py"
+    path.write_text(("import multiprocessing\n" if eager else "") + "import sys\n" + script + MAIN)
+    return output(str(path), json.dumps(options))
+
+
+def output(*command: str) -> list[str]:
+    """Return the lines that a program prints."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        input="for the parent",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+WHO = """
+def task():
+    late = "multiprocessing" not in sys.modules
+    import multiprocessing
+    process = multiprocessing.current_process()
+    told = [process.name, process.daemon, multiprocessing.parent_process() is not None]
+    told += [multiprocessing.get_start_method(), bytes(process.authkey).hex()]
+    told += [hasattr(process, "_inheriting"), multiprocessing.active_children()]
+    return late, told, [type(finder).__module__ for finder in sys.meta_path]
+
+if __name__ == "__main__":
+    import multiprocessing
+    multiprocessing.current_process().authkey = b"a key"
+    multiprocessing.set_start_method("forkserver")
+"""
+
+
+@METHODS
+@EAGER
+@pytest.mark.parametrize("daemon", [True, False])
+def test_multiprocessing_knows_what_a_worker_is(tmp_path, start_method, eager, daemon):
+    """Its name, whose child it is, and what the parent had set; also when it is imported by a task."""
+    late, told, finders = json.loads(run(tmp_path, WHO, eager, start_method=start_method, daemon=daemon)[0])
+
+    assert late == (start_method == "spawn" and not eager)
+    assert told == ["pools worker 0", daemon, True, "forkserver", b"a key".hex(), False, []]
+    assert "pools_multicore.child" not in finders
+
+
+CHILDREN = """
+def child(number):
+    sys.exit(number)
+
+def task():
+    import multiprocessing
+    try:
+        process = multiprocessing.get_context("fork").Process(target=child, args=(3,))
+        process.start()
+    except AssertionError as error:
+        return str(error)
+    process.join()
+    return process.exitcode
+"""
+
+
+@METHODS
+def test_a_task_may_have_processes_of_its_own_where_its_worker_may(tmp_path, start_method):
+    """That is what ``daemon`` says."""
+    assert run(tmp_path, CHILDREN, start_method=start_method, daemon=False)[0] == "3"
+    refused = run(tmp_path, CHILDREN, start_method=start_method, daemon=True)[0]
+    assert "daemonic processes are not allowed to have children" in refused
+
+
+ENDS = """
+import atexit
+
+def say(what):
+    sys.stdout.write(what + "\\n")  # and does not flush it
+
+def linger():
+    import threading, time
+    threading.main_thread().join()  # until the worker has nothing more to do
+    say("thread")
+
+def task():
+    import threading
+    from multiprocessing import util
+    util.Finalize(None, say, args=("finalizer",), exitpriority=1)
+    atexit.register(say, "exit function")
+    threading.Thread(target=linger).start()
+
+if __name__ == "__main__":
+    atexit.register(say, "the parent's")
+"""
+
+
+@METHODS
+@EAGER
+def test_what_a_task_leaves_for_the_end_is_done_then(tmp_path, start_method, eager):
+    """By the worker, once; on each Python, though ``multiprocessing`` leaves it to others since 3.13."""
+    lines = run(tmp_path, ENDS, eager, start_method=start_method)
+
+    assert sorted(lines[1:-2]) == ["exit function", "finalizer", "thread"]
+    assert lines[-2:] == ["the pool has ended", "the parent's"]
+
+
+STDIN = """
+def task():
+    return sys.stdin.read()
+"""
+
+
+@METHODS
+@EAGER
+def test_what_is_typed_is_for_the_parent(tmp_path, start_method, eager):
+    """A task that reads standard input finds nothing, and takes nothing away."""
+    assert run(tmp_path, STDIN, eager, start_method=start_method)[0] == '""'
+
+
+WHERE = """
+def task():
+    import os
+    return sys.argv, sys.path, os.getcwd()
+
+if __name__ == "__main__":
+    import os
+    sys.path.append("added")
+    sys.argv.append("added")
+    os.chdir("/")
+"""
+
+
+@METHODS
+@EAGER
+def test_a_worker_takes_after_its_parent(tmp_path, start_method, eager):
+    """In what it was called with, where it looks for modules, and where it is."""
+    argv, path, folder = json.loads(run(tmp_path, WHERE, eager, start_method=start_method)[0])
+
+    assert argv == [str(tmp_path / "script.py"), json.dumps({"start_method": start_method}), "added"]
+    assert (path[0], path[-1], folder) == (str(tmp_path), "added", "/")
+
+
+GLOBALS = """
+count: int = 0
+
+def task():
+    global count
+    count += 1
+    import __main__, __mp_main__
+    told = [count, __main__.count, __mp_main__.count, __name__, __file__, __main__ is __mp_main__]
+    return [*told, __annotations__["count"] is int]
+"""
+
+
+def test_the_main_script_is_one_module(tmp_path):
+    """What its functions see and what others see of it is the same."""
+    told = json.loads(run(tmp_path, GLOBALS, start_method="spawn")[0])
+
+    assert told == [1, 1, 1, "__mp_main__", str(tmp_path / "script.py"), True, True]
+
+
+ENCODED = """# -*- coding: latin-1 -*-
+import sys
+WORD = "Gr\xfc\xdfe"
+
+def task():
+    return WORD
+"""
+
+
+def test_a_script_is_read_as_its_first_lines_say(tmp_path):
+    """Its encoding, as by Python itself."""
+    path = tmp_path / "script.py"
+    path.write_bytes((ENCODED + MAIN).encode("latin-1"))
+
+    assert output(str(path), '{"start_method": "spawn"}')[0] == json.dumps("Grüße")
+
+
+TASK = "import sys\ndef task():\n    return __name__\n"
+
+
+@pytest.mark.parametrize("kind", ["by its name", "a folder", "an archive", "without an ending"])
+def test_however_the_main_script_was_run(tmp_path, monkeypatch, kind):
+    """It is imported again; but not what is always run as a whole, whose modules are there all the same."""
+    name = "__mp_main__" if kind in ("by its name", "without an ending") else "other"
+    (tmp_path / "other.py").write_text(TASK)
+    path = tmp_path / "script"
+    if kind == "by its name":
+        (tmp_path / "script.py").write_text(TASK + MAIN)
+    elif kind == "without an ending":
+        path.write_text(TASK + MAIN)
+    elif kind == "a folder":
+        path = tmp_path
+        (tmp_path / "__main__.py").write_text("import sys\nfrom other import task\n" + MAIN)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "other.py", "other.py")
+            archive.writestr("__main__.py", "import sys\nfrom other import task\n" + MAIN)
+    monkeypatch.chdir(tmp_path)
+
+    command = ["-m", "script"] if kind == "by its name" else [str(path)]
+    assert output(*command, '{"start_method": "spawn"}')[0] == json.dumps(name)
+
+
+@EAGER
+def test_a_script_that_starts_a_pool_while_a_worker_imports_it_is_told(tmp_path, eager):
+    """Nothing hangs, and no process starts processes without end."""
+    script = "import multiprocessing\n" if eager else ""
+    script += "from pools_core import MakePool\n"
+    script += "MakePool('multicore', n_jobs=1, start_method='spawn').map(abs, [1])\n"
+    path = tmp_path / "script.py"
+    path.write_text(script)
+
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 1
+    assert 'put what the script runs under `if __name__ == "__main__":`' in done.stderr
+
+
+@EAGER
+def test_what_a_worker_meets_in_the_main_script_is_shown(tmp_path, eager):
+    """The error that the parent gets cannot say more than that its workers do not start."""
+    script = "import multiprocessing\n" if eager else ""
+    script += "if __name__ != '__main__':\n    raise LookupError('not here')\n"
+    path = tmp_path / "script.py"
+    path.write_text(script + "import sys\ntask = abs\n" + MAIN)
+
+    done = subprocess.run(
+        [sys.executable, str(path), '{"start_method": "spawn"}'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "LookupError: not here" in done.stderr
+    assert f'File "{path}", line' in done.stderr
+
+
+@EAGER
+def test_an_error_in_the_worker_itself_is_shown(eager):
+    """It has nobody else to tell, and ends as programs do that failed."""
+    first = "import multiprocessing; " if eager else ""
+    program = "from pools_multicore.child import run; config = {'name': 'lost', 'daemon': True}; "
+    program += "print(run(config, lambda: 1 / 0))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", first + program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout == "1\n"
+    assert "ZeroDivisionError" in done.stderr
