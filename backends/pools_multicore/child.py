@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from pools_core.hints import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ _before: ModuleType | None = None
 
 
 def import_main(preparation: bytes) -> None:
-    """Become like the parent, and import its main script under another name, as ``multiprocessing`` does.
+    """Become like the parent, and import its main module under another name, as ``multiprocessing`` does.
 
     Args:
         preparation: what ``inherit.preparation`` made; comes over the parent's own socket pair.
@@ -106,29 +106,49 @@ def import_main(preparation: bytes) -> None:
     _importing_main = True
     _introduction.say(lambda: _standing().prepare(later, _importing_main))
     try:
+        name: str | None = data.get("init_main_from_name")
         path: str | None = data.get("init_main_from_path")
-        if path is not None and path.endswith(".py"):
-            _import_script(path)
-        elif path is not None or "init_main_from_name" in data:
-            _standing().import_main({key: data[key] for key in data if key.startswith("init_main")})
+        if name is not None:
+            # What is run as a whole (``python -m package``, an archive) has no guard, and is not run again.
+            if name != "__main__" and not name.endswith(".__main__"):
+                _run_again(*_of_module(name))
+        elif path is not None and path.endswith(".py"):
+            _run_again(*_of_script(path))
+        elif path is not None:
+            _standing().import_main(path)
     finally:
         _importing_main = False
 
 
-def _import_script(path: str) -> None:
-    """Run a script as the module that it was pickled from, or is to be.
+def _of_module(name: str) -> tuple[CodeType, dict[str, Any]]:
+    """Return the code of a main module that was run by its name, and what it has from the start."""
+    from importlib.util import find_spec
 
-    ``runpy`` would do, which runs archives and folders, too, and takes a twentieth of a worker's start.
+    spec = find_spec(name)
+    code = getattr(getattr(spec, "loader", None), "get_code", lambda _: None)(name)
+    if spec is None or code is None:
+        raise ImportError(f"no code object available for the main module, {name}", name=name)
+    attributes = {"__file__": spec.origin, "__package__": spec.parent, "__spec__": spec}
+    return code, {**attributes, "__loader__": spec.loader, "__cached__": spec.cached}
+
+
+def _of_script(path: str) -> tuple[CodeType, dict[str, Any]]:
+    """Return the code of a script, and what it has from the start."""
+    with open(path, "rb") as file:
+        return compile(file.read(), path, "exec", dont_inherit=True), {"__file__": path, "__package__": ""}
+
+
+def _run_again(code: CodeType, attributes: dict[str, Any]) -> None:
+    """Run the code of the main module, under the name by which the parent's is known here.
+
+    ``runpy`` would do, which can run folders and archives, too, and takes a twentieth of a worker's start.
     """
     global _before  # noqa: PLW0603  one for the process
-    with open(path, "rb") as file:
-        code = compile(file.read(), path, "exec", dont_inherit=True)
     module = ModuleType("__mp_main__")
-    module.__file__ = path
-    module.__package__ = ""
+    module.__dict__.update(attributes)
     _before = sys.modules["__main__"]
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-    exec(code, module.__dict__)  # noqa: S102  the user's own script
+    exec(code, module.__dict__)  # noqa: S102  the user's own program
 
 
 def forget_exit_functions() -> None:

@@ -62,6 +62,6 @@ def prepare(data: dict[str, Any], importing_main: bool) -> None:
         multiprocessing.process.current_process()._inheriting = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def import_main(data: dict[str, Any]) -> None:
-    """Import a main module that was run by its name, or from an archive or folder."""
-    spawn.prepare(data)
+def import_main(path: str) -> None:
+    """Import a main module that is no plain script."""
+    spawn.prepare({"init_main_from_path": path})

@@ -98,16 +98,23 @@ def test_importing_the_worker_loads_nothing_heavy():
 
 
 @pytest.mark.usefixtures("without_site")
-def test_a_spawned_worker_that_runs_plain_tasks_never_loads_what_it_can_do_without(tmp_path):
-    """From its first instruction to its last task, the main script between them."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [(["script.py"], set()), (["-m", "script"], {"importlib"})],
+    ids=["script", "module"],
+)
+def test_a_spawned_worker_that_runs_plain_tasks_never_loads_what_it_can_do_without(
+    tmp_path, monkeypatch, command, needed
+):
+    """From its first instruction to its last task, the main module between them."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
 
-    names = loaded("-S", str(script), "spawn")
+    names = loaded("-S", *command, "spawn")
 
     assert "pools_multicore.worker" in names
     assert "__mp_main__" in names
-    assert heavy(names, UNNEEDED) == set()
+    assert heavy(names, UNNEEDED - needed) == set()
 
 
 def test_importing_the_worker_loads_its_own_half_of_the_core_only(bare):

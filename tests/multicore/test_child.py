@@ -210,30 +210,40 @@ def test_a_script_is_read_as_its_first_lines_say(tmp_path):
     assert output(str(path), '{"start_method": "spawn"}')[0] == json.dumps("Grüße")
 
 
-TASK = "import sys\ndef task():\n    return __name__\n"
+TASK = "import sys\ndef task():\n    return __name__, __package__\n"
+UNGUARDED = MAIN.replace('__name__ == "__main__"', "True")
 
 
-@pytest.mark.parametrize("kind", ["by its name", "a folder", "an archive", "without an ending"])
+@pytest.mark.parametrize("kind", ["a module", "a package", "a folder", "an archive", "without an ending"])
 def test_however_the_main_script_was_run(tmp_path, monkeypatch, kind):
     """It is imported again; but not what is always run as a whole, whose modules are there all the same."""
-    name = "__mp_main__" if kind in ("by its name", "without an ending") else "other"
+    name, package = ("other", "") if kind in ("a folder", "an archive") else ("__mp_main__", "")
     (tmp_path / "other.py").write_text(TASK)
     path = tmp_path / "script"
-    if kind == "by its name":
-        (tmp_path / "script.py").write_text(TASK + MAIN)
+    command = [str(path)]
+    if kind == "a module":
+        package = "parts"
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts" / "program.py").write_text("from . import program as _\n" + TASK + MAIN)
+        command = ["-m", "parts.program"]
+    elif kind == "a package":
+        name = package = "parts"
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts" / "__init__.py").write_text(TASK)
+        (tmp_path / "parts" / "__main__.py").write_text("import sys\nfrom parts import task\n" + UNGUARDED)
+        command = ["-m", "parts"]
     elif kind == "without an ending":
         path.write_text(TASK + MAIN)
     elif kind == "a folder":
-        path = tmp_path
-        (tmp_path / "__main__.py").write_text("import sys\nfrom other import task\n" + MAIN)
+        command = [str(tmp_path)]
+        (tmp_path / "__main__.py").write_text("import sys\nfrom other import task\n" + UNGUARDED)
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(tmp_path / "other.py", "other.py")
-            archive.writestr("__main__.py", "import sys\nfrom other import task\n" + MAIN)
+            archive.writestr("__main__.py", "import sys\nfrom other import task\n" + UNGUARDED)
     monkeypatch.chdir(tmp_path)
 
-    command = ["-m", "script"] if kind == "by its name" else [str(path)]
-    assert output(*command, '{"start_method": "spawn"}')[0] == json.dumps(name)
+    assert output(*command, '{"start_method": "spawn"}')[0] == json.dumps([name, package])
 
 
 @EAGER
