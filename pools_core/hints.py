@@ -20,6 +20,7 @@ __all__ = ["TYPE_CHECKING", "Record"]
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import NamedTuple as Record
 else:
     # One field of a tuple; that of ``collections.namedtuple``, which has no public name.
@@ -34,16 +35,18 @@ else:
             fields = tuple(kind.__annotations__)
             if not fields:  # ``Record`` itself
                 return kind
-            defaults = tuple(body[field] for field in fields if field in body)
+            defaults = {field: body[field] for field in fields if field in body}
             if any(field in body for field in fields[: len(fields) - len(defaults)]):
                 raise TypeError(f"{name}: a field without a default follows one that has one")
             for index, field in enumerate(fields):
                 setattr(kind, field, _tuplegetter(index, f"Field {index}."))
             kind._fields = kind.__match_args__ = fields
+            kind._field_defaults = defaults
             # So that a call is as fast as that of a function, with its errors and its signature.
             arguments = ", ".join(fields)
-            new = eval(f"lambda cls, {arguments}: make(cls, ({arguments},))", {"make": tuple.__new__})  # noqa: S307  our own names
-            new.__defaults__ = defaults or None
+            code = f"lambda _cls, {arguments}: _new(_cls, ({arguments},))"
+            new = eval(code, {"_new": tuple.__new__})  # noqa: S307  our own names
+            new.__defaults__ = tuple(defaults.values())
             new.__name__, new.__qualname__ = "__new__", f"{kind.__qualname__}.__new__"
             kind.__new__ = new
             return kind
@@ -61,6 +64,15 @@ else:
         def __getnewargs__(self) -> tuple[object, ...]:
             """Be copied and pickled as what it was made of."""
             return tuple(self)
+
+        @classmethod
+        def _make(cls, values: Iterable[object]) -> Record:
+            """Return one of these values, as many as there are fields."""
+            return cls(*values)
+
+        def _asdict(self) -> dict[str, object]:
+            """Return the values by the names of their fields."""
+            return dict(zip(self._fields, self, strict=True))
 
         def _replace(self, /, **changed: object) -> Record:
             """Return one with some fields changed."""

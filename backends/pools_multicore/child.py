@@ -125,11 +125,12 @@ def _of_module(name: str) -> tuple[CodeType, dict[str, Any]]:
     from importlib.util import find_spec
 
     spec = find_spec(name)
-    code = getattr(getattr(spec, "loader", None), "get_code", lambda _: None)(name)
+    loader: Any = None if spec is None else spec.loader
+    code = loader.get_code(name) if hasattr(loader, "get_code") else None
     if spec is None or code is None:
         raise ImportError(f"no code object available for the main module, {name}", name=name)
     attributes = {"__file__": spec.origin, "__package__": spec.parent, "__spec__": spec}
-    return code, {**attributes, "__loader__": spec.loader, "__cached__": spec.cached}
+    return code, {**attributes, "__loader__": loader, "__cached__": spec.cached}
 
 
 def _of_script(path: str) -> tuple[CodeType, dict[str, Any]]:

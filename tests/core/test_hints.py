@@ -90,6 +90,17 @@ def test_a_record_cannot_be_changed_nor_added_to(kind):
 
 
 @BOTH
+def test_a_record_is_made_of_values_and_taken_apart(kind):
+    """All that its type says it can do."""
+    one = kind._make([1, [2], "somebody", 3])
+    assert type(one) is kind
+    assert one._asdict() == {"id": 1, "values": [2], "name": "somebody", "size": 3}
+    assert kind._field_defaults == {"name": "nobody", "size": 0}
+    with pytest.raises(TypeError):
+        kind._make([1])
+
+
+@BOTH
 def test_a_record_is_replaced_by_another(kind):
     """Of the same class, with all that is not named."""
     one = kind(1, [2], size=3)
@@ -115,6 +126,20 @@ def test_a_record_travels(kind, protocol):
 def test_a_record_says_what_it_is(kind):
     """As whoever made it would write it."""
     assert repr(kind(1, [2], size=3)) == f"{kind.__name__}(id=1, values=[2], name='nobody', size=3)"
+
+
+def test_a_field_may_have_any_name():
+    """Also one that what makes it could be thought to use."""
+
+    class Odd(Record):
+        """A record of odd names."""
+
+        cls: int
+        new: int
+        make: int = 3
+
+    assert Odd(1, new=2) == (1, 2, 3)
+    assert Odd(1, 2).cls == 1
 
 
 def test_a_field_without_a_default_may_not_follow_one_that_has_one():

@@ -806,3 +806,57 @@ def test_at_a_prompt_nothing_goes_by_name(script):
     assert not travels_by_name(packed)
     assert unpack_function(carried(packed))(1) == 2
     assert opened(carried(value))[0].value == 5
+
+
+@pytest.fixture
+def prompt(monkeypatch) -> ModuleType:
+    """``__main__`` is that of a prompt, a notebook or ``python -c``."""
+    module = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    return module
+
+
+def typed_in(main: ModuleType, code: str) -> Any:
+    """Return ``it``, which is defined at the prompt."""
+    exec(code, main.__dict__)
+    return main.it
+
+
+@pytest.mark.parametrize("func", [abs, os.getpid, os.path.join, tasks.square, OrderedDict, int])
+def test_beside_a_prompt_what_belongs_to_a_module_goes_by_its_name(prompt, func):
+    """So it is packed once, and not for each task."""
+    packed = pack_function(func)
+
+    assert payload.travels_by_name(packed)
+    assert unpack_function(packed) is func
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def it(): return 1",
+        "it = lambda: 1",
+        "class it: pass",
+        "import functools, os\n@functools.wraps(os.path.join)\ndef it(): return 1",
+        "import functools\nit = functools.partial(lambda: 1)",
+        "it = [1].count",
+    ],
+    ids=["function", "lambda", "class", "wrapper", "partial", "method"],
+)
+def test_beside_a_prompt_what_was_typed_there_brings_its_code(prompt, code):
+    """Workers cannot import a prompt."""
+    assert bytes(pack_function(typed_in(prompt, code)).data[:1]) == b"c"
+
+
+def test_beside_a_prompt_cloudpickle_may_be_told_to_send_a_modules_code(prompt):
+    """It is what users of notebooks know for modules that they are just writing."""
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(tasks)
+    try:
+        packed = pack_function(tasks.square)
+    finally:
+        cloudpickle.unregister_pickle_by_value(tasks)
+
+    assert not payload.travels_by_name(packed)
+    assert unpack_function(packed)(3) == 9
