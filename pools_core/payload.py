@@ -23,7 +23,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from types import BuiltinFunctionType, CodeType, FunctionType, NoneType
+from types import CodeType, FunctionType, NoneType
 
 from pools_core.calls import Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
@@ -254,19 +254,22 @@ def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
     # its module defines; v with its code and all that it uses of its module.
     if by_value:
         return Packed(b"v" + _with_its_module(func, what))
-    if not _main_is_interactive() or _is_of_a_module(func):
-        try:
-            buffers: list[type_part] = []
-            name = _dumps_here(func, buffers)
-        except _TRY_BY_VALUE:
-            pass
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # the user's __reduce__ may raise anything
-            raise unpicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}", error) from error
-        else:
+    try:
+        buffers: list[type_part] = []
+        name = _dumps_here(func, buffers)
+    except _TRY_BY_VALUE:
+        pass
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's __reduce__ may raise anything
+        raise unpicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}", error) from error
+    else:
+        if not _main_is_interactive():
             main = _main_function(func)
             return Packed(b"n" + name, buffers) if main is None else Packed(b"r" + _fingerprint(main) + name)
+        # Beside a prompt, too, if it names nothing there: cloudpickle comes to the same, but takes its time.
+        if b"__main__" not in name and not _goes_by_value():
+            return Packed(b"n" + name, buffers)
     packed = pack(func, what, keep=True, by_value=True)
     return Packed(b"c" + packed.data, packed.buffers)
 
@@ -420,18 +423,10 @@ def _main_is_interactive() -> bool:
     return not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None
 
 
-def _is_of_a_module(func: Callable[..., Any]) -> bool:
-    """Whether a function or class is that of a module other than ``__main__``, so that its name will do.
-
-    Beside a prompt cloudpickle would come to the same, but each time anew: a task of ``submit`` takes five
-    times as long then.
-    """
-    if type(func) not in (FunctionType, BuiltinFunctionType, type):
-        return False
-    if getattr(func, "__module__", None) in (None, "__main__", "__mp_main__"):
-        return False
-    cloudpickle = sys.modules.get("cloudpickle")  # which can be told otherwise
-    return cloudpickle is None or not cloudpickle.list_registry_pickle_by_value()
+def _goes_by_value() -> bool:
+    """Whether cloudpickle was told to send the code of some modules; at a prompt users rely on that."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
 
 
 def _kind(value: Any) -> str:

@@ -795,7 +795,7 @@ def test_after_a_refusal_the_function_of_the_main_script_goes_by_value(script):
     assert unpack_function(carried(packed))(1) == 6
 
 
-def test_at_a_prompt_nothing_goes_by_name(script):
+def test_what_was_typed_at_a_prompt_does_not_go_by_name(script):
     """No worker can import a notebook: its functions and classes travel with their code."""
     func = script("class Thing:\n    value = 5\ndef f(x): return x + 1")
     del script.module.__file__
@@ -822,13 +822,23 @@ def typed_in(main: ModuleType, code: str) -> Any:
     return main.it
 
 
-@pytest.mark.parametrize("func", [abs, os.getpid, os.path.join, tasks.square, OrderedDict, int])
+@pytest.mark.parametrize(
+    "func", [abs, os.getpid, os.path.join, tasks.square, OrderedDict, int, np.sqrt, np.linalg.norm]
+)
 def test_beside_a_prompt_what_belongs_to_a_module_goes_by_its_name(prompt, func):
     """So it is packed once, and not for each task."""
     packed = pack_function(func)
 
     assert payload.travels_by_name(packed)
     assert unpack_function(packed) is func
+
+
+def test_beside_a_prompt_what_is_made_of_modules_functions_does_too(prompt):
+    """Whatever it is: only what was typed at the prompt is not to be found elsewhere."""
+    packed = pack_function(functools.partial(os.path.join, "a"))
+
+    assert payload.travels_by_name(packed)
+    assert unpack_function(packed)("b") == os.path.join("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -839,9 +849,10 @@ def test_beside_a_prompt_what_belongs_to_a_module_goes_by_its_name(prompt, func)
         "class it: pass",
         "import functools, os\n@functools.wraps(os.path.join)\ndef it(): return 1",
         "import functools\nit = functools.partial(lambda: 1)",
-        "it = [1].count",
+        "import functools\ndef one(): return 1\nit = functools.partial(one)",
+        "class One:\n    def one(self): return 1\nit = One().one",
     ],
-    ids=["function", "lambda", "class", "wrapper", "partial", "method"],
+    ids=["function", "lambda", "class", "wrapper", "partial", "named partial", "method"],
 )
 def test_beside_a_prompt_what_was_typed_there_brings_its_code(prompt, code):
     """Workers cannot import a prompt."""

@@ -55,6 +55,8 @@ def output(*command: str) -> list[str]:
 WHO = """
 def task():
     late = "multiprocessing" not in sys.modules
+    import importlib.util
+    importlib.util.find_spec("multiprocessing")  # whether it could be imported is not yet its import
     import multiprocessing
     process = multiprocessing.current_process()
     told = [process.name, process.daemon, multiprocessing.parent_process() is not None]
