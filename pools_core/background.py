@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from pools_core.flow import Flow
@@ -21,6 +22,7 @@ from pools_core.waiter import Waiter, start
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
+    from pools_core.task_flow import TaskFlow
 
 __all__ = ["Background"]
 
@@ -72,6 +74,10 @@ class Background:
         self._watched.discard(flow)
         if flow.background or flow.watched:
             self.rouse()
+
+    def ended_here(self, flows: Iterable[TaskFlow]) -> None:
+        """This thread has just ended single tasks itself, so it need not be told to look round."""
+        self._adopted.difference_update(flows)
 
     def stir(self, flow: Flow) -> None:
         """Something has come for a call, or it may be fed."""

@@ -12,7 +12,7 @@ last of all, so that an interrupt in the middle cannot leave it with nobody.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pools_core.calls import Call, Chunk, Outcomes, Packed, Refused, Returned, SetupFailed, Shortened
@@ -90,7 +90,7 @@ class Bundle:
         number: of the chunk.
         members: the tasks, all of one call and none over.
         feeder: cancels the chunk when nobody wants it any more; its bundler learns how long tasks took.
-        end: ends a task that has its value.
+        end: ends tasks that have their values.
         rouse: has the owner of a task look at it.
     """
 
@@ -99,7 +99,7 @@ class Bundle:
         number: int,
         members: list[TaskFlow],
         feeder: Feeder,
-        end: Callable[[TaskFlow], None],
+        end: Callable[[Sequence[TaskFlow]], None],
         rouse: Callable[[TaskFlow], None],
     ) -> None:
         items = pack_plain([member.item for member in members])
@@ -144,6 +144,7 @@ class Bundle:
         assert isinstance(event.values, Packed)
         values, sealed = unpack_batch(event.values)
         failures = {failed.offset: failed for failed in event.failures}
+        ended: list[TaskFlow] = []
         for offset, value in enumerate(values, event.first):
             member = self._members[offset]
             if member.bundle is not self:
@@ -152,12 +153,13 @@ class Bundle:
             if failed is None and not sealed:
                 member.succeed(value)
                 member.bundle = None
-                self._end(member)
+                ended.append(member)
             elif failed is None:
                 assert isinstance(value, Sealed)
                 self._tell(offset, Outcomes(self.chunk.id, 0, 1, batch_of([value])))
             else:
                 self._tell(offset, Outcomes(self.chunk.id, 0, 1, [None], (failed._replace(offset=0),)))
+        self._end(ended)
 
     def _lose(self, event: ChunkLost | Refused | Returned | SetupFailed) -> None:
         size = len(self._members)

@@ -96,11 +96,10 @@ class Feeder:
                 self.dispatch()
 
     def _feed_single(self, flow: TaskFlow) -> None:
-        """Put a single task in line, packed; it becomes a chunk when the engine has room for it."""
+        """Put a single task in line, packed."""
         if not flow.is_to_send() or flow.queued:
             return
-        pump = self._pump
-        if not pump.engine.same_process:
+        if not self._pump.engine.same_process:
             try:
                 flow.pack()
             except SerializationError as error:
@@ -108,7 +107,11 @@ class Feeder:
                 assert batch is not None
                 _cannot_pack(flow, *batch, error)
                 return
-        with pump.lock:
+        self.line_up(flow)
+
+    def line_up(self, flow: TaskFlow) -> None:
+        """Put a single task in line that is packed; it becomes a chunk when the engine has room for it."""
+        with self._pump.lock:
             if flow.is_to_send() and not flow.queued:
                 flow.queued = True
                 if not self._singles:
@@ -246,7 +249,7 @@ class Feeder:
             else:
                 pump.abort(flow, CancelledError(), kill=False)
         if members:
-            bundle = Bundle(next(self._chunk_ids), members, self, pump.end_single, pump.rouse)
+            bundle = Bundle(next(self._chunk_ids), members, self, pump.end_singles, pump.rouse)
             self.owners[bundle.chunk.id] = bundle
             self.bundler.out.add(bundle.chunk.id)
             pump.engine.submit(bundle.chunk)

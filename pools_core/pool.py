@@ -384,7 +384,8 @@ class Pool(PoolCalls):
         """
         flow = self._single(func, args, kwargs, DEFAULTS)
         flow.joins = True
-        flow.future = future = PoolFuture[R](flow)
+        future: PoolFuture[R] = PoolFuture(flow)
+        flow.future = future
         self._launch(flow)
         return future
 

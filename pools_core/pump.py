@@ -17,7 +17,7 @@ import functools
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError
 from time import monotonic
@@ -127,7 +127,7 @@ class Pump:
             if background:
                 self.background.ensure()
                 if isinstance(flow, TaskFlow):
-                    self.feed(flow)  # it is packed: it can go now, from this thread
+                    self._feeder.line_up(flow)  # it is packed: it can go now, from this thread
                 else:
                     with self.lock:
                         self.background.stir(flow)
@@ -272,26 +272,29 @@ class Pump:
         if flow.future is not None:
             flow.future.settle(flow.error, flow.value, flow.admitted)
 
-    def end_single(self, flow: TaskFlow) -> None:
-        """End a single task that has its value and nothing that has to be taken down.  Under the lock.
+    def end_singles(self, flows: Sequence[TaskFlow]) -> None:
+        """End single tasks that have their values and nothing that has to be taken down.  Under the lock.
 
         At once only in the background thread: an interrupt can end any other step of the main thread, and
         a future that this has passed by is passed by for ever.
         """
         if threading.current_thread() is not self.background.thread:
-            self.rouse(flow)
+            for flow in flows:
+                self.rouse(flow)
             return
-        flow.finished = True
-        self._flows.discard(flow)
-        self.background.leave(flow)
-        flow.release()
-        flow.told = flow.callback is None
+        self._flows.difference_update(flows)
+        self.background.ended_here(flows)
         self._ended.wake()
-        self._hurry(flow)
-        if flow.future is not None:
-            flow.future.settle(None, flow.value, flow.admitted)
-        if flow.callback is not None:
-            self.callbacks.call(self._call_back, flow)
+        for flow in flows:
+            flow.finished = True
+            flow.release()
+            flow.told = flow.callback is None
+            if flow.lent_to is not None:
+                self._hurry(flow)
+            if flow.future is not None:
+                flow.future.settle(None, flow.value, flow.admitted)
+            if flow.callback is not None:
+                self.callbacks.call(self._call_back, flow)
 
     def _call_back(self, flow: Flow) -> None:
         """In the callback thread: tell the user, then whoever waits."""

@@ -44,6 +44,8 @@ class Waiter:
 
     def wake(self) -> None:
         """Wake all who sleep here.  Under the lock."""
+        if not self._armed:
+            return
         armed, self._armed = self._armed, []
         for sleeper in armed:
             sleeper.release()

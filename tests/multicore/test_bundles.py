@@ -20,6 +20,7 @@ from pools_core.protocol import ChunkLost, Interrupted
 from pools_core.testing.gate import Gate
 from pools_core.testing.tasks import first, note, pass_gate, runs
 from pools_core.testing.waiting import Background, wait_until
+from pools_core.waiter import Waiter
 
 TRIVIAL = 3_000
 DEADLINE = 20
@@ -257,6 +258,56 @@ def test_one_that_is_waited_for_may_go_with_others(pool, bundles):
         assert [other.result(30) for other in others] == [0, 1]
         assert [holder.result() for holder in holders] == [""] * enough
         assert bundles == [3]
+
+
+def test_whoever_sleeps_until_one_of_them_ends_is_woken(pool, bundles):
+    """All of them end at once, in the thread that nobody waits in."""
+    with Gate() as gate:
+        assert not wait([pool.submit(same, number) for number in range(100)], 30).not_done
+        del bundles[:]
+        enough = AHEAD * pool.size
+        holders = [pool.submit(pass_gate, gate.address) for _ in range(enough)]
+        gate.wait_for(pool.size)
+        wait_until(lambda: len(pool._pump._feeder.bundler.out) == enough, 30, "all are on their way")
+        called = []
+        results = [pool.apply_async(same, (number,)) for number in range(3)]
+        results.append(pool.apply_async(same, (3,), callback=called.append))
+        sleepers = [Background(result.get) for result in results]
+        wait_until(lambda: len(pool._pump._ended._armed) == len(sleepers), 30, "all of them sleep")
+        with pool._pump.lock:  # however long the first ones seemed to take on a busy machine
+            pool._pump._feeder.bundler.learn(results[0]._flow.call, 10_000, 0.001)
+
+        gate.open()
+
+        assert [sleeper.result() for sleeper in sleepers] == [0, 1, 2, 3]
+        assert called == [3]
+        assert {result._flow.item for result in results} == {None}  # a result keeps no arguments alive
+        assert [holder.result(30) for holder in holders] == [""] * enough
+        assert bundles == [4]
+    wait_until(lambda: not pool._pump.flows and not pool._pump.background._adopted, 30, "none is left over")
+
+
+def test_a_thread_that_one_of_them_is_lent_to_need_not_wait_for_the_others(pool, monkeypatch):
+    """It follows the thread that ends the task, which may go on leading for a long time."""
+    flow = pool._single(same, (1,), None, DEFAULTS)
+    flow.waiter = Waiter()
+    sleeper = flow.waiter.arm()
+    flow.lent_to = threading.Thread()
+    with monkeypatch.context() as patch, pool._pump.lock:
+        patch.setattr(pool._pump.background, "thread", threading.current_thread())
+        pool._pump.end_singles([flow])
+    assert sleeper.acquire(blocking=False)
+
+
+def test_a_thread_that_ctrl_c_may_reach_leaves_their_end_to_their_owner(pool):
+    """Torn between two steps, it would leave a future that nobody ever settles."""
+    flow = pool._single(same, (1,), None, DEFAULTS)
+    flow.waiter = Waiter()
+    sleeper = flow.waiter.arm()
+    with pool._pump.lock:
+        pool._pump.end_singles([flow])
+    assert sleeper.acquire(blocking=False)
+    assert not flow.finished
 
 
 @pytest.mark.parametrize(
