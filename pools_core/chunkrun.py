@@ -27,7 +27,7 @@ from pools_core.failures import describe, shown
 from pools_core.flusher import GATHER, Flusher
 from pools_core.hints import TYPE_CHECKING, Record
 from pools_core.ledger import Ledger
-from pools_core.payload import PLAIN, Sealed, pack, seal, unpack
+from pools_core.payload import PLAIN, Sealed, pack, seal, types_of, unpack
 from pools_core.seeding import Board
 from pools_core.setup import OFFSET, SPAN_SHIFT, STARTED
 from pools_core.watch import Watch
@@ -264,7 +264,7 @@ class ChunkRun:
 
     def _in_a_run(self, start: int, end: int) -> bool:
         """Run tasks with nothing between them; return False if one failed, which was the last one to run."""
-        function, append = self._function, self._values.append
+        function, values = self._function, self._values
         run = list(self._items[start:end])
         with self._lock:
             self._run, self._run_start = run, start
@@ -276,23 +276,23 @@ class ChunkRun:
         try:
             if self._chunk.call.convention is Convention.ONE:
                 for item in run:
-                    append(function(item))
+                    values.append(function(item))
             else:
                 for item in run:
-                    append(function(*item))
+                    values.append(function(*item))
         except BaseException as error:
             if not self._packs and _is_ctrl_c(error):
                 raise
-            failed = self._describe(error, len(self._values), item)
+            failed = self._describe(error, len(values), item)
         with self._lock:
             if failed is not None:
                 self._failures.append(failed)
-                append(None)
+                values.append(None)
             if self._packs:
                 self._pack_run(start)
             # Only now: as long as there is a run, the flusher looks whether its results are plain.
             self._run = None
-            self._board[OFFSET] = len(self._values)
+            self._board[OFFSET] = len(values)
         if self._unwatched:
             self._be_watched()  # what the run brought may have to wait behind the next task
         return failed is None
@@ -300,7 +300,7 @@ class ChunkRun:
     def _pack_run(self, start: int) -> None:
         """Pack what a run brought that is not plain.  Under the lock."""
         values = self._values
-        if set(map(type, values[start:])) <= PLAIN:
+        if types_of(values[start:]) <= PLAIN:
             return
         self._plain = False
         for offset in range(max(start, self._sent), len(values)):
@@ -358,7 +358,7 @@ class ChunkRun:
         with self._lock:
             first = self._sent
             values = self._values[first:]
-            if self._run is not None and self._packs and not set(map(type, values)) <= PLAIN:
+            if self._run is not None and self._packs and not types_of(values) <= PLAIN:
                 values = values[: self._run_start - first]  # the rest has still to be packed
             if not values and not last:
                 return

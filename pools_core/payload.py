@@ -21,7 +21,7 @@ import _pickle as pickle
 import marshal
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from types import CodeType, FunctionType, NoneType
 
@@ -47,6 +47,7 @@ __all__ = [
     "pack_plain",
     "seal",
     "travels_by_name",
+    "types_of",
     "unpack",
     "unpack_batch",
     "unpack_function",
@@ -139,13 +140,21 @@ def pack_batch(values: Sequence[Any], what: str, start: int = 0, hold: Hold | No
     """
     if type(values) is range:
         return Packed(b"r" + marshal.dumps((values.start, values.stop, values.step), MARSHAL_VERSION))
-    types = set(map(type, values))
-    plain_tuples = types == {tuple} and set(map(type, chain.from_iterable(values))) <= PLAIN
+    types = types_of(values)
+    plain_tuples = types == {tuple} and types_of(chain.from_iterable(values)) <= PLAIN
     if types <= PLAIN or plain_tuples or (len(values) == 1 and are_plain_arguments(values[0])):
         return pack_plain(list(values))
     return batch_of(
         [pack(value, f"{what} {number}", keep=True, hold=hold) for number, value in enumerate(values, start)]
     )
+
+
+def types_of(values: Iterable[Any]) -> set[type]:
+    """Return the types of the values; whether all have the same one, as is usual, is quicker to be seen."""
+    types = list(map(type, values))
+    if types and types.count(types[0]) == len(types):
+        return {types[0]}
+    return set(types)
 
 
 def pack_plain(values: list[Any]) -> Packed:
@@ -173,7 +182,7 @@ def seal(values: Sequence[Any], all_plain: bool = False) -> Packed:
         values: the results.
         all_plain: it is known that none has been.
     """
-    if not all_plain and Sealed in set(map(type, values)):
+    if not all_plain and Sealed in types_of(values):
         return batch_of(
             [value if type(value) is Sealed else Sealed(pickle.dumps(value, PROTOCOL)) for value in values]
         )
