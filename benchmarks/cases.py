@@ -120,6 +120,15 @@ CALLS = (
         distance=1.0,
     ),
     Case(
+        name="map_list",
+        group="calls",
+        what="the same over a list of numbers, which has to be packed item by item",
+        operation=operations.map_items,
+        size=100_000,
+        quick_size=10_000,
+        prepare=operations.numbers,
+    ),
+    Case(
         name="map_chunk1",
         group="calls",
         what="map(inc, range(n), chunksize=1)",

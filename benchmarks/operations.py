@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import tasks
@@ -32,6 +32,7 @@ __all__ = [
     "map_items",
     "map_small",
     "map_thousand",
+    "numbers",
     "one_fails",
     "shared",
     "shared_array",
@@ -48,6 +49,11 @@ def long_tail(size: int) -> list[float]:
     """Return seconds that tasks take: lognormal, from 0.1 to 200 ms, the same ones every time."""
     rng = random.Random(4)
     return [min(max(rng.lognormvariate(math.log(0.002), 1.3), 0.0001), 0.2) for _ in range(size)]
+
+
+def numbers(size: int) -> list[int]:
+    """Return numbers as most users have them, one by one in a list."""
+    return list(range(size))
 
 
 def one_fails(size: int) -> list[int]:
@@ -91,7 +97,7 @@ def submit(library: Library, items: range) -> int:
     return sum(library.submit(tasks.inc, items))
 
 
-def map_items(library: Library, items: range) -> int:
+def map_items(library: Library, items: Sequence[int]) -> int:
     """One map."""
     return sum(library.map(tasks.inc, items))
 
