@@ -176,6 +176,8 @@ class Chunk(Record):
         worker: number of the worker that must run it (``order_tasks``); None for any.
         unit: tasks that belong together, where that is not all of them: when one turns out to be slow, the
             worker gives back what is behind its unit (``Shortened``).
+        trial: its size rests on how long tasks of its function took in another call: when it takes much
+            longer, the worker gives back what has not begun.
     """
 
     id: int
@@ -185,6 +187,12 @@ class Chunk(Record):
     items: Sequence[Any] | Packed
     worker: int | None = None
     unit: int | None = None
+    trial: bool = False
+
+    @property
+    def cut_by(self) -> int | None:
+        """Tasks of which what is left is a multiple when its end is given back; None: none ever is."""
+        return 1 if self.trial else self.unit
 
     def __repr__(self) -> str:
         """All but what may be large."""
@@ -289,7 +297,7 @@ class Returned(Record):
 
 
 class Shortened(Record):
-    """A worker gives back the end of a chunk of several units: a task before it is slow.
+    """A worker gives back the end of a chunk of several units, or of a trial: what is before it is slow.
 
     Attributes:
         chunk: the chunk's id.

@@ -75,6 +75,9 @@ class Chunker:
         self._tasks = 0.0
         self._seconds = 0.0
         self._bytes_per_task = 0.0
+        self._expects = False
+        self._whole_tasks = 0
+        self._whole_seconds = 0.0
 
     @property
     def fixed(self) -> bool:
@@ -101,9 +104,28 @@ class Chunker:
         """Whether the next chunk has several tasks though nothing is known of them: each is a unit then."""
         return self._guess > 1 and not self._tasks
 
+    @property
+    def expects(self) -> bool:
+        """Whether sizes rest on what was said before anything was measured."""
+        return self._expects
+
+    @property
+    def measured(self) -> float | None:
+        """Seconds that a task took in the whole call so far; None while nothing is measured."""
+        return self._whole_seconds / self._whole_tasks if self._whole_tasks else None
+
+    def expect(self, seconds: float) -> None:
+        """Begin as if tasks were known to take so many seconds; a first measurement outweighs it."""
+        self._tasks, self._seconds = 1.0, seconds
+        self._last = LARGEST
+        self._expects = True
+
     def guess_nothing(self) -> None:
         """Begin with single tasks."""
         self._guess = self._last = 1
+        if self._expects:
+            self._tasks = self._seconds = 0.0
+            self._expects = False
 
     def _tasks_of(self, seconds: float) -> int:
         """Return how many tasks take so long, as far as is known; at least 1."""
@@ -114,7 +136,8 @@ class Chunker:
 
     def slow_down(self) -> None:
         """Begin anew with small chunks: a task was slow that was not expected to be."""
-        self._guess = self._last = self._proven = 1
+        self.guess_nothing()
+        self._proven = 1
 
     def learn(self, tasks: int, seconds: float, guessed: bool = False) -> None:
         """Take note that so many tasks took a worker so long, perhaps in a chunk of a guessed size.
@@ -123,10 +146,14 @@ class Chunker:
         follows an input that gets heavier as it goes.
         """
         if tasks:
+            self._expects = False
             self._proven = max(self._proven, tasks)
             self._tasks = self._tasks / 2 + tasks
             beside = ITSELF + tasks * NOTED if guessed else ITSELF
-            self._seconds = self._seconds / 2 + max(seconds - beside, seconds / 4)
+            net = max(seconds - beside, seconds / 4)
+            self._seconds = self._seconds / 2 + net
+            self._whole_tasks += tasks
+            self._whole_seconds += net
 
     def learn_bytes(self, tasks: int, nbytes: int) -> None:
         """Take note of the size of a chunk's packed items."""

@@ -14,6 +14,9 @@ A chunk of several *units* was made of chunks that were too short to go alone, a
 of its tasks may wait behind a slow one: when a task takes more than a millisecond, the ``Flusher`` gives the
 units behind it back.  And each runs exactly once: they go one by one, and what has not left is in the
 ``Ledger``.
+
+A chunk that is a *trial* was made as large as it is on a guess.  When it is late, the ``Flusher`` gives back
+all that is behind the running task, so that it does not keep for one worker what others could do.
 """
 
 from __future__ import annotations
@@ -45,6 +48,10 @@ SHORT: Final = 20e-6
 
 FIRST_RUN: Final = 64
 """Tasks of the first run; each may be twice as long as the one before, up to ``GATHER`` in all."""
+
+
+LATE: Final = 0.008
+"""Seconds after which a trial gives back what has not begun: twice as long as a chunk is meant to take."""
 
 
 class Pass(Record):
@@ -103,19 +110,23 @@ class ChunkRun:
         self._watch = watch
         self._spent = False
         # What the flusher also touches, under the lock: the results so far and how many have left, the items
-        # of the run that is under way, and those of a chunk of several units until its last word has left.
+        # of the run that is under way, those that are gone through one by one, how many tasks there are,
+        # and whether some may be given back, which is so until the last word has left.
         self._lock = threading.Lock()
         self._values = work.values
         self._failures: list[FailedTask] = []
         self._run: list[Any] | None = None
         self._run_start = 0
-        self._units: list[Any] | None = None
+        self._line: list[Any] = []
+        self._line_start = 0
+        self._size = chunk.size
         self._ledger = ledger if chunk.unit is not None else None
+        self._gives_back = chunk.trial or self._ledger is not None
         self._seen = -1
         self._unwatched = False
         self._plain = True
         self._sent = 0
-        self._since = self._left = 0.0
+        self._began = self._since = self._left = 0.0
 
     def run(self) -> bool:
         """Call the function on every item; in the end everything has been sent.
@@ -123,9 +134,8 @@ class ChunkRun:
         Returns:
             Whether the worker has done its share, and is to be replaced.
         """
-        self._since = self._left = monotonic()
-        if self._ledger is not None:  # before the flusher looks, which would sleep over units that come later
-            self._units = list(self._items)
+        self._began = self._since = self._left = monotonic()
+        if self._ledger is not None:
             self._ledger.begin(self._chunk.id)
         if self._flusher is None:
             self._loop()
@@ -138,37 +148,37 @@ class ChunkRun:
         return self._spent
 
     def _loop(self) -> None:
-        size, call = self._chunk.size, self._chunk.call
+        call = self._chunk.call
         runs = not (
-            size <= PROOF
-            or self._units is not None
+            self._size <= PROOF
+            or self._ledger is not None
             or self._sealed
             or self._watch is not None
             or call.task_timeout is not None
             or call.convention is Convention.APPLY
         )
         done, most = 0, FIRST_RUN
-        while done < size:
+        while done < self._size:
             if not runs:
-                if not self._one_by_one(done, size):
+                if not self._one_by_one(done, self._size):
                     return
                 break
             before = monotonic()
-            if not self._one_by_one(done, min(done + PROOF, size)):
+            if not self._one_by_one(done, min(done + PROOF, self._size)):
                 return
             done = len(self._values)
             per_task = (monotonic() - before) / PROOF
             runs = self._plain or not self._packs
             failed = False
-            while runs and done < size and per_task < SHORT and not failed:
-                most = min(2 * most, int(GATHER / per_task) + 1)
+            while runs and done < self._size and per_task < SHORT and not failed:
+                most = min(2 * most, int(GATHER / max(per_task, 1e-9)) + 1)
                 before = monotonic()
-                failed = not self._in_a_run(done, min(done + most, size))
+                failed = not self._in_a_run(done, done + most)
                 now = monotonic()
                 per_task = (now - before) / max(1, len(self._values) - done)
                 done = len(self._values)
                 runs = self._plain or not self._packs
-                if now - self._left >= GATHER and done < size and not self._leave(now):
+                if now - self._left >= GATHER and done < self._size and not self._leave(now):
                     return
             most = FIRST_RUN
         self.flush(last=True)
@@ -187,8 +197,8 @@ class ChunkRun:
         final = self._chunk.size - 1
         items: Sequence[Any] = self._items
         ledger = self._ledger
-        if self._units is not None:
-            items = self._units
+        if self._gives_back:
+            items = self._next_in_line(start, end)
         elif end - start != self._chunk.size:
             items = items[start:end]
         for offset, item in enumerate(items, start):
@@ -233,10 +243,16 @@ class ChunkRun:
                 self._be_watched()
         return True
 
+    def _next_in_line(self, start: int, end: int) -> list[Any]:
+        """Return items to go through one by one, as a list that can be cut while that is done."""
+        with self._lock:
+            self._line, self._line_start = list(self._items[start : min(end, self._size)]), start
+            return self._line
+
     def _give_back_rest(self) -> None:
         """The worker is spent: what has not run is for another."""
         with self._lock:
-            self._units = None
+            self._gives_back = False
             self._send(Returned(self._chunk.id))
 
     def _noted(self, value: Any, ledger: Ledger) -> bool:
@@ -265,8 +281,8 @@ class ChunkRun:
     def _in_a_run(self, start: int, end: int) -> bool:
         """Run tasks with nothing between them; return False if one failed, which was the last one to run."""
         function, values = self._function, self._values
-        run = list(self._items[start:end])
         with self._lock:
+            run = list(self._items[start : min(end, self._size)])
             self._run, self._run_start = run, start
             self._board[OFFSET] = start | len(run) << SPAN_SHIFT
         if self._unwatched:
@@ -320,13 +336,13 @@ class ChunkRun:
         """
         self._unwatched = True  # first: a result that comes after what is looked at here calls the flusher
         with self._lock:
-            run, units = self._run, self._units
+            run = self._run
             if run is not None:
                 # The iteration ends when it comes to the end of the list, so from here on no task starts;
                 # only then is it certain which one is running.
                 del run[len(self._values) - self._run_start + 1 :]
                 self._board[OFFSET] = len(self._values)
-            all_given_back = units is None or self._shorten(units)
+            all_given_back = not self._gives_back or self._shorten()
         self.flush()
         return all_given_back
 
@@ -336,20 +352,23 @@ class ChunkRun:
         if self._flusher is not None:
             self._flusher.call()
 
-    def _shorten(self, units: list[Any]) -> bool:
+    def _shorten(self) -> bool:
         """Give back the units behind a task that is slow; return whether there are none any more.
 
-        Under the lock, before the last outcomes leave.  It is slow if it was running the last time as well.
-        As in a run, no task starts that is not in the list any more.
+        Under the lock, before the last outcomes leave.  It is slow if it was running the last time as well;
+        in a trial, when the chunk is late.  As in a run, no task starts that is not in the list any more.
         """
         done = len(self._values)
         slow, self._seen = done == self._seen, done
-        unit = self._chunk.unit or 1
+        if self._chunk.trial:
+            slow = monotonic() - self._began > LATE
+        unit = self._chunk.cut_by or 1
         size = (done // unit + 1) * unit
-        if slow and size < len(units):
-            del units[size:]
+        if slow and size < self._size:
+            self._size = size
+            del self._line[max(0, size - self._line_start) :]
             self._send(Shortened(self._chunk.id, size))
-        return size >= len(units)
+        return size >= self._size
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -379,7 +398,7 @@ class ChunkRun:
             if self._ledger is not None:
                 self._ledger.sent(self._sent)
             if last:
-                self._units = None
+                self._gives_back = False
 
     def _describe(self, error: BaseException, offset: int, item: Any) -> FailedTask:
         arguments = "not opened" if type(item) is Sealed else shown(item, self._chunk.call.convention)

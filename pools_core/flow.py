@@ -136,6 +136,8 @@ class Flow(abc.ABC):
     if it goes again."""
     unit: int | None = None
     """Tasks that belong together in this batch, where that is not all of them; see ``Chunk``."""
+    trial = False
+    """Whether its size is only expected to be right; likewise."""
     bundle: Bundle | None = None
     """The single tasks that it is under way with."""
     watched = False

@@ -109,7 +109,7 @@ Frame = tuple[Kind, list[type_buffer]]
 Relayed: TypeAlias = "WorkerEvent | ChunkLost | SessionLost | SessionOver | Logged"
 """What is said of a chunk, for engines whose workers are behind another engine."""
 
-_CHUNK: Final = struct.Struct("<QQQIQI")
+_CHUNK: Final = struct.Struct("<QQQIQI?")
 _SHORTENED: Final = struct.Struct("<QI")
 _OUTCOMES: Final = struct.Struct("<QIIdB")
 _MARSHAL: Final = 2
@@ -213,7 +213,9 @@ def encode_chunk(chunk: Chunk, ticket: int = 0) -> list[type_part]:
     """
     items = chunk.items
     assert isinstance(items, Packed)
-    fields = _CHUNK.pack(chunk.id, chunk.call.id, chunk.start, chunk.size, ticket, chunk.unit or 0)
+    fields = _CHUNK.pack(
+        chunk.id, chunk.call.id, chunk.start, chunk.size, ticket, chunk.unit or 0, chunk.trial
+    )
     return [fields, items.data, *items.buffers]
 
 
@@ -227,9 +229,9 @@ def decode_chunk(parts: Sequence[type_buffer], calls: dict[int, Call]) -> tuple[
     Raises:
         KeyError: its call has not come before it.
     """
-    number, call, start, size, ticket, unit = _CHUNK.unpack(parts[0])
+    number, call, start, size, ticket, unit, trial = _CHUNK.unpack(parts[0])
     items = Packed(parts[1], parts[2:])
-    return Chunk(number, calls[call], start, size, items, unit=unit or None), ticket
+    return Chunk(number, calls[call], start, size, items, unit=unit or None, trial=trial), ticket
 
 
 def encode_event(event: WorkerEvent) -> tuple[Kind, list[type_part]]:

@@ -9,12 +9,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pools_core.calls import Call, Outcomes, Packed
-from pools_core.chunking import GUESS, Chunker
+from pools_core.chunking import GUESS, LARGEST, Chunker
 from pools_core.flow import Flow, InFlight
 from pools_core.options import CallSettings
 from pools_core.payload import PLAIN
 from pools_core.results import Failure, ToRaise
 from pools_core.sinks import BagSink, ListSink, OrderedParts, Part, Sink, UnorderedParts
+from pools_core.times import Taken
 
 if TYPE_CHECKING:
     from pools_core.pump import Pump
@@ -78,6 +79,10 @@ class MapFlow(Flow):
         self._sequence: Any = iterable if type(iterable) in (list, tuple, range) else None
         self._items = iterator
         self._chunker = Chunker(settings, self._length, pump.joins_chunks)
+        self._measured = False
+        self._bytes_in = 0.0
+        self._bytes_out = 0.0
+        self._expect()
         self._one_by_one = one_by_one
         self._pulled = 0
         self._settled = 0
@@ -85,9 +90,6 @@ class MapFlow(Flow):
         self._taken = 0
         self._exhausted = False
         self._turns = 0
-        self._bytes_in = 0.0
-        self._bytes_out = 0.0
-        self._measured = False
 
     def is_complete(self) -> bool:
         """Whether every task is settled and the input is at its end."""
@@ -115,7 +117,10 @@ class MapFlow(Flow):
             self.input_error = error
 
     def release(self) -> None:
-        """Let go of the input, too."""
+        """Let go of the input, too; remember what its tasks took."""
+        seconds = self._chunker.measured
+        if seconds is not None:
+            self.pump.times.note(self.function, Taken(seconds, self._bytes_out))
         super().release()
         self._sequence = None
         self._items = iter(())
@@ -132,9 +137,10 @@ class MapFlow(Flow):
 
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Pull the items of the next chunk.  Runs the user's iterator."""
-        if self._chunker.guesses and not self._next_are_small():
+        if (self._chunker.guesses or self._chunker.expects) and not self._next_are_small():
             self._chunker.guess_nothing()
         self.unit = 1 if self._chunker.guesses else self._chunker.unit
+        self.trial = self._chunker.expects and not self._again
         if self._again:
             self.turn = None
             return self._first_of_again(workers)
@@ -157,13 +163,27 @@ class MapFlow(Flow):
         self._turns += 1
         return start, items
 
+    def _expect(self) -> None:
+        """Take what tasks of the function took in the pool's last call of it for what they take now."""
+        pump = self.pump
+        if self._sequence is None or self._chunker.fixed or not pump.joins_chunks:
+            return
+        taken = pump.times.of(self.function)
+        if taken is not None:
+            self._chunker.expect(taken.seconds)
+            self._bytes_out = taken.nbytes
+
     def _next_are_small(self) -> bool:
         """Whether the next items are at hand, and so small that it does not matter how many go at once."""
         if self._sequence is None or type(self._sequence) is range:
             return self._sequence is not None
+        # Of a guess each; of what is expected as many, from all over what may go.
+        step = (
+            max(1, min(len(self._sequence) - self._pulled, LARGEST) // GUESS) if self._chunker.expects else 1
+        )
         return all(
             type(item) in PLAIN and (not isinstance(item, str | bytes) or len(item) <= SMALL)
-            for item in self._sequence[self._pulled : self._pulled + GUESS]
+            for item in self._sequence[self._pulled : self._pulled + GUESS * step : step]
         )
 
     def _first_of_again(self, workers: int) -> tuple[int, Sequence[Any]]:
@@ -208,7 +228,7 @@ class MapFlow(Flow):
             return 1
         chunk = self._chunker.last
         busy = 2 * workers + 2
-        if not self._measured:
+        if not self._measured and not self._chunker.expects:
             if self._chunker.fixed:
                 return busy * chunk
             return (workers if self._chunker.guesses else min(busy, max(workers, AT_FIRST))) * chunk

@@ -37,6 +37,7 @@ from pools_core.map_flow import MapFlow
 from pools_core.protocol import ChunkLost, Engine, Interrupted
 from pools_core.sessions import Sessions
 from pools_core.task_flow import TaskFlow
+from pools_core.times import Times
 from pools_core.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Pump:
         self._flows: set[Flow] = set()
         self._given_up: deque[Flow] = deque()
         self._ended = Waiter()
+        self.times = Times()
         self._feeder = Feeder(self)
         self._delivery = Delivery(self, self._feeder)
         self.leading = Leading(self, self._feeder, self._delivery)

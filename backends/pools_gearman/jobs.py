@@ -91,7 +91,8 @@ class Job:
                 raise RefusedFrameError(Why.MALFORMED)
             self.received = event.first + event.size
         elif isinstance(event, Shortened):
-            if chunk.unit is None or event.size % chunk.unit or not self.received < event.size < chunk.size:
+            unit = chunk.cut_by
+            if unit is None or event.size % unit or not self.received < event.size < chunk.size:
                 raise RefusedFrameError(Why.MALFORMED)
             self.chunk = chunk = first_of(chunk, event.size)
         return chunk

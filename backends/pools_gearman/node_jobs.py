@@ -151,7 +151,7 @@ class NodeJobs:
             log.warning("job %s cannot be read: %s", printable(job_id), error)
             raise RefusedFrameError(Why.VERSION) from error
         number = next(self._chunk_ids)
-        chunk = Chunk(number, call.local, taken.start, taken.size, taken.items, taken.worker, taken.unit)
+        chunk = taken._replace(id=number, call=call.local)
         held = Held(job_id, handle, link, sent.id, chunk, call, node.gateway, run)
         if taken.size < sent.size:
             self._send(held, wire.encode_event_body(run, Shortened(sent.id, taken.size)), last=False)
@@ -189,13 +189,15 @@ class NodeJobs:
         return None, lacking if job.call else lacking | Lacking.CALL
 
     def _what_fits(self, chunk: Chunk) -> Chunk:
-        """Return what the local pool may run of a chunk: of several units the first, unless it shortens them.
+        """Return what the local pool may run of a chunk: of several units the first, and of a trial the first
+        task, unless it shortens them.
 
         Callers that know of this node send it none; it may have come since they looked.
         """
-        if chunk.unit is None or chunk.size <= chunk.unit or self._node.gateway.engine.shortens:
+        unit = chunk.cut_by
+        if unit is None or chunk.size <= unit or self._node.gateway.engine.shortens:
             return chunk
-        return first_of(chunk, chunk.unit)
+        return first_of(chunk, unit)
 
     def _unable(self, call: KnownCall) -> str | None:
         """Return the name of an option of a call that the local pool cannot honour."""

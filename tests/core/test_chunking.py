@@ -390,3 +390,65 @@ def test_sizes_that_are_no_whole_numbers_do_not_go_together():
     made = Chunker(CallSettings(n_splits=4), 10, joins=True)
     made.learn(1000, 1e-3)
     assert [made.next_size(None, 2) for _ in range(4)] == [3, 2, 3, 2]
+
+
+# --- what is expected, since tasks of the function took as long in another call -----------------------
+
+
+def expecting(seconds: float, length: int | None = None) -> Chunker:
+    """Return a chunker that was told how long a task takes."""
+    made = Chunker(CallSettings(), length, joins=True)
+    made.expect(seconds)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("per_task", "length", "expected"),
+    [
+        (TARGET / 100.5, None, [100] * 3),
+        (TARGET / 1e6, None, [LARGEST] * 3),
+        (3600.0, None, [1] * 3),
+        (1e-7, 1000, [500, 500]),
+        (FINEST / 10.5, 100, [25, 19, 14, 11]),
+    ],
+)
+def test_what_is_expected_counts_from_the_first_chunk_on(per_task, length, expected):
+    """There is no guess, and it need not grow; the end of the input is shared out as ever."""
+    made = expecting(per_task, length)
+    assert made.expects and not made.guesses and made.measured is None
+    found = cut(made, length, 2)[: len(expected)] if length else sizes(made, len(expected))
+    assert found == expected
+
+
+def test_what_is_measured_outweighs_what_was_expected():
+    """At once, and however wrong it was."""
+    made = expecting(1e-7)
+    made.learn(1, 10 * TARGET)
+    assert not made.expects
+    assert sizes(made, 2) == [1, 1]
+    assert made.measured == pytest.approx(10 * TARGET, rel=0.01)
+
+    made = expecting(3600.0)
+    for _ in range(40):
+        made.learn(made.next_size(None, 2), ITSELF)
+    assert sizes(made, 1) == [LARGEST]
+
+
+@pytest.mark.parametrize("why", [Chunker.slow_down, Chunker.guess_nothing])
+def test_what_proves_wrong_is_forgotten(why):
+    """Before anything is measured: the first task of a trial may still be running."""
+    made = expecting(1e-7)
+    why(made)
+    assert not made.expects
+    assert sizes(made, 3) == [1] * 3
+    made.learn(1, 1e-3)
+    assert made.worth == 4
+
+
+def test_what_was_measured_is_not_forgotten_with_it():
+    """Only its growth begins anew."""
+    made = expecting(1e-7)
+    made.learn(1000, ITSELF + 1000 * 1e-6)
+    made.slow_down()
+    assert sizes(made, 1) == [GROWTH]
+    assert made.measured == pytest.approx(1e-6, rel=0.01)

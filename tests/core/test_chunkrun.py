@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Returned, Shortened
-from pools_core.chunkrun import ChunkRun, Pass
+from pools_core.chunkrun import LATE, ChunkRun, Pass
 from pools_core.failures import rebuild
 from pools_core.flusher import GATHER, Flusher
 from pools_core.ledger import LEDGER_BYTES, Ledger
@@ -379,3 +379,132 @@ def test_the_flusher_does_not_sleep_over_units_that_have_not_begun():
     runner = Runner([].append, "a worker", board, flusher, ledger=ledger)
     runner.run(Chunk(1, Call(1, abs), 0, 9, pack_batch(range(9), "argument"), unit=3))
     assert flusher.sleeps == [False]
+
+
+# --- trials: chunks whose size was only expected to be right ---------------------------------------------
+
+
+class HandFlusher(Flusher):
+    """Looks when a test says so, at a clock of the test's."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.run = None
+        self.said = []
+
+    def watch(self, run):
+        self.run = run or self.run
+
+    def call(self):
+        """It looks by hand."""
+
+    def look(self, after=0.0):
+        """Look after so many seconds."""
+        self.clock[0] += after
+        self.said.append(self.run.cut())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What a worker takes for the time, as the only element of a list."""
+    now = [100.0]
+    monkeypatch.setattr("pools_core.chunkrun.monotonic", lambda: now[0])
+    return now
+
+
+def trial(flusher, function, values):
+    """Run a trial of tasks; return what was said of it, and what its tasks returned."""
+    said = []
+    board = memoryview(bytearray(8 * BOARD_SLOTS)).cast("q")
+    runner = Runner(said.append, "a worker", board, flusher)
+    items = pack_batch(values, "argument")
+    runner.run(Chunk(1, Call(1, function), 0, len(values), items, trial=True))
+    outcomes = [event for event in said if isinstance(event, Outcomes)]
+    assert outcomes[-1].last and said[-1] is outcomes[-1]
+    found = []
+    for event in outcomes:
+        opened, sealed = unpack_batch(event.values)
+        found += map(unpack, opened) if sealed else opened
+    return [event for event in said if isinstance(event, Shortened)], found
+
+
+@pytest.mark.parametrize("at", [0, 5, 15, 16, 17, 100, 900, 998], ids=str)
+@pytest.mark.parametrize("sealed", [False, True], ids=["in runs", "one by one"])
+def test_a_trial_that_is_late_gives_back_what_has_not_begun(clock, at, sealed):
+    """Wherever it is; nothing that was given back runs here, and all else does."""
+    flusher = HandFlusher(clock)
+
+    def task(item):
+        number = item[0] if sealed else item
+        if number == at:
+            flusher.look(LATE / 2)
+            flusher.look(LATE / 2 + 0.001)
+            flusher.look()
+        return number
+
+    shortened, found = trial(flusher, task, [[number] if sealed else number for number in range(1000)])
+    assert shortened == [Shortened(1, at + 1)]
+    assert found == list(range(at + 1))
+    assert flusher.said == [False, True, True], "it has to look until nothing can be given back"
+
+
+def test_a_trial_is_as_late_as_its_chunk_however_short_each_task_is(clock):
+    """Sixteen thousand tasks of a millisecond would keep the other workers waiting for long."""
+    flusher = HandFlusher(clock)
+
+    def task(number):
+        flusher.look(0.001)
+        return number
+
+    shortened, found = trial(flusher, task, range(1000))
+    assert [event.size for event in shortened] == [len(found)]
+    assert LATE / 0.001 <= len(found) <= LATE / 0.001 + 2
+
+
+def test_a_trial_in_time_keeps_all(clock):
+    """However often somebody looks, and whatever a plain chunk of units would have given back."""
+    flusher = HandFlusher(clock)
+
+    def task(number):
+        flusher.look()
+        flusher.look()
+        return number
+
+    assert trial(flusher, task, range(1000)) == ([], list(range(1000)))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_last_task_has_nothing_behind_it(clock, size):
+    """And the flusher may sleep while it runs."""
+    flusher = HandFlusher(clock)
+
+    def task(number):
+        if size > 1 and number == size - 1:
+            flusher.look(10 * LATE)
+        return number
+
+    assert trial(flusher, task, range(size)) == ([], list(range(size)))
+    assert flusher.said == [True] * (size - 1)
+
+
+def test_nothing_of_a_trial_is_given_back_after_the_last_word(clock):
+    """Who hears it has forgotten the chunk."""
+    flusher = HandFlusher(clock)
+    assert trial(flusher, abs, range(20)) == ([], list(range(20)))
+    flusher.look(10 * LATE)
+    assert flusher.said == [True]
+
+
+def test_a_task_that_fails_in_a_trial_fails_alone(clock):
+    """Also when the rest of its run was given back meanwhile."""
+    flusher = HandFlusher(clock)
+
+    def task(number):
+        if number == 100:
+            flusher.look(2 * LATE)
+            raise ValueError(number)
+        return number
+
+    shortened, found = trial(flusher, task, range(1000))
+    assert (shortened, found) == ([Shortened(1, 101)], [*range(100), None])

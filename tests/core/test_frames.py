@@ -197,11 +197,12 @@ def test_what_is_said_to_be_inherited_and_is_not_is_an_error():
     ticket=numbers,
     items=packed_values,
     unit=st.none() | st.integers(1, 2**32 - 1),
+    trial=st.booleans(),
 )
-def test_chunks_round_trip(number, start, size, ticket, items, unit):
+def test_chunks_round_trip(number, start, size, ticket, items, unit, trial):
     """Every field; the call is found by its number."""
     calls = {1: CALL, 7: Call(7, Packed(b"c"))}
-    chunk = Chunk(number, calls[7], start, size, items, unit=unit)
+    chunk = Chunk(number, calls[7], start, size, items, unit=unit, trial=trial)
 
     decoded, its_ticket = decode_chunk(bytes_of(encode_chunk(chunk, ticket)), calls)
 

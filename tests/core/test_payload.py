@@ -218,6 +218,79 @@ def test_ranges_round_trip(start, count, step):
     assert pack_batch(range(10**15), "argument").nbytes < 100
 
 
+@dataclass
+class Bytes:
+    """Gives its bytes to whoever asks, as from Python 3.12 on ``marshal`` does; or fails."""
+
+    data: Any
+
+    def __buffer__(self, flags):
+        return memoryview(self.data)
+
+
+class Number(enum.IntEnum):
+    """An integer of another type."""
+
+    ONE = 1
+
+
+@pytest.mark.parametrize("number", [1, 1.5], ids=["integers", "floats"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        True,
+        2,
+        2.5,
+        2**31,
+        -(2**31) - 1,
+        2**400,
+        b"i",
+        b"iiii",
+        b"i" * 40,
+        b"g" * 40,
+        "i",
+        1j,
+        Number.ONE,
+        np.int32(1),
+        np.int64(0x6969696969),
+        np.float64(1.5),
+        (1, 2),
+        [1, 2, 3],
+        [],
+        bytearray(b"iiiii"),
+        Bytes(b"i" * 40),
+        Bytes(None),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("size", [3, 4, 7, 100])
+def test_one_among_numbers_stays_what_it_is(number, other, size):
+    """Whether all are numbers is seen by their bytes, among which anything may look like a number."""
+    for position in {1, size // 2, size - 2}:
+        values = [number] * size
+        values[position] = other
+        found = sent(values)
+        assert found == values
+        assert list(map(type, found)) == list(map(type, values))
+
+
+@given(st.lists(st.integers(-(2**33), 2**33) | st.booleans() | st.binary(max_size=12)))
+def test_integers_and_what_may_look_like_one(values):
+    """Nothing is taken for something else."""
+    found = sent(values)
+    assert list(map(type, found)) == list(map(type, values))
+    assert found == values
+
+
+@pytest.mark.parametrize("values", [[5] * 1000, [0.5] * 1000, [-(2**31), 2**31 - 1], [float("inf"), 0.0]])
+def test_numbers_alone_are_looked_at_only_once(values, monkeypatch):
+    """Their types are not asked for: that takes as long as to pack them."""
+    monkeypatch.setattr(payload, "types_of", None)
+    assert sent(values) == values
+    assert sent(tuple(values)) == values
+
+
 @pytest.mark.parametrize(
     ("values", "letter"),
     [

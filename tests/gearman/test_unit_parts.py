@@ -79,6 +79,17 @@ def test_a_job_goes_on_with_what_is_left():
     assert (job.number, job.received) == (3, 4)
 
 
+@pytest.mark.parametrize("size", [3, 4, 9])
+def test_of_a_trial_any_number_may_be_left(size):
+    """It has no units, and it is cut where it is."""
+    chunk = CHUNK._replace(unit=None, trial=True)
+    job = job_of(chunk)
+    job.accept(chunk, 0, outcomes(0, 2), last=False)
+    left = job.accept(chunk, 1, Shortened(7, size), last=False)
+    assert (left.size, left.trial) == (size, True)
+    assert list(unpack_batch(left.items)[0]) == list(range(size))
+
+
 def test_nothing_more_is_heard_of_what_was_given_back():
     job = job_of()
     left = job.accept(CHUNK, 0, Shortened(7, 4), last=False)

@@ -180,6 +180,11 @@ def chunk_of(tasks, gate, size, unit=1, number=7):
     return Chunk(number, call, 0, size, pack_batch(range(size), "argument"), unit=unit)
 
 
+def trial_of(tasks, gate, size):
+    """A chunk whose size was only expected to be right; the second task waits at the gate."""
+    return chunk_of(tasks, gate, size, unit=None)._replace(trial=True)
+
+
 def until(engine, is_it):
     """Return what an engine has said of chunks, once it has said something."""
     said = []
@@ -212,6 +217,28 @@ def test_a_node_gives_the_units_behind_a_slow_task_back(cluster, make_engine, ta
         said += until(engine, is_last)
     assert values(said) == list(range(left))
     assert engine._client.book.chunks == {}
+
+
+def test_a_node_gives_back_what_stands_behind_the_slow_task_of_a_trial(cluster, make_engine, tasks):
+    """As its worker says."""
+    cluster.start_node(jobs=("-j", "1"))
+    engine = make_engine(1)
+    with Gate() as gate:
+        engine.submit(trial_of(tasks, gate, 1000))
+        said = until(engine, lambda event: isinstance(event, Shortened))
+        assert Shortened(7, 2) in said
+        gate.open()
+        said += until(engine, is_last)
+    assert values(said) == [0, 1]
+
+
+def test_a_pool_of_a_cluster_knows_functions_again(cluster, tasks):
+    """What the second call gives out at once comes back all the same."""
+    cluster.start_node()
+    with cluster.pool() as pool:
+        for _ in range(3):
+            assert pool.map(tasks.same, list(range(20 * TRIVIAL))) == list(range(20 * TRIVIAL))
+        assert pool._pump.times.of(tasks.same) is not None
 
 
 def test_a_node_that_dies_with_a_shortened_job_loses_what_was_left_of_it(cluster, make_engine, tasks):
@@ -266,8 +293,12 @@ def test_a_node_whose_pool_runs_chunks_whole_is_sent_no_units(cluster, make_engi
         gate.open()
         engine.submit(chunk_of(tasks, gate, 10, 3))
         said = until(engine, is_last)
+        engine.submit(trial_of(tasks, gate, 10)._replace(id=8))
+        also_said = until(engine, is_last)
     assert Shortened(7, 3) in said
     assert values(said) == [0, 1, 2]
+    assert Shortened(8, 1) in also_said
+    assert values(also_said) == [0]
 
 
 def test_two_kinds_of_nodes_share_the_work(cluster, tasks):
