@@ -182,6 +182,8 @@ class Chunker:
         size = min(self.worth, self._last * GROWTH, self._most)
         if self._bytes_per_task * size > BYTES:
             size = int(BYTES / self._bytes_per_task)
+        if remaining is None and self._expects:
+            size = min(size, self._tasks_of(FINEST))  # it may be all that there is, and is to be shared
         if remaining is not None:
             share = math.ceil(remaining / (ENDING * workers))
             if self._tasks:

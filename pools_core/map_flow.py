@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -34,6 +34,9 @@ AT_FIRST: Final = 8
 
 SMALL: Final = 256
 """Characters or bytes of an item up to which it goes with others before it is known how long they take."""
+
+FEW: Final = 8
+"""Arguments of an item of ``starmap`` up to which it does, likewise."""
 
 ITEMS_AHEAD: Final = 1 << 17
 """Items that are pulled and not delivered, likewise: each is an object here until it is packed, and again
@@ -137,10 +140,10 @@ class MapFlow(Flow):
 
     def next_batch(self, workers: int) -> tuple[int, Sequence[Any]] | None:
         """Pull the items of the next chunk.  Runs the user's iterator."""
-        if (self._chunker.guesses or self._chunker.expects) and not self._next_are_small():
+        if not self._next_are_small():
             self._chunker.guess_nothing()
         self.unit = 1 if self._chunker.guesses else self._chunker.unit
-        self.trial = self._chunker.expects and not self._again
+        self.trial = False
         if self._again:
             self.turn = None
             return self._first_of_again(workers)
@@ -155,10 +158,14 @@ class MapFlow(Flow):
         size = 1 if self._one_by_one else self._chunker.next_size(remaining, workers, most)
         start = self._pulled
         items = self._pull(size)
+        if self._chunker.expects and self._sequence is None and not _are_small(items):
+            self._chunker.guess_nothing()
+            items = self._put_back_but_first(items)
         self._pulled += len(items)
         self._tell_total()
         if not len(items):
             return None
+        self.trial = self._chunker.expects
         self.turn = self._turns
         self._turns += 1
         return start, items
@@ -166,7 +173,7 @@ class MapFlow(Flow):
     def _expect(self) -> None:
         """Take what tasks of the function took in the pool's last call of it for what they take now."""
         pump = self.pump
-        if self._sequence is None or self._chunker.fixed or not pump.joins_chunks:
+        if self._chunker.fixed or not pump.joins_chunks:
             return
         taken = pump.times.of(self.function)
         if taken is not None:
@@ -174,17 +181,23 @@ class MapFlow(Flow):
             self._bytes_out = taken.nbytes
 
     def _next_are_small(self) -> bool:
-        """Whether the next items are at hand, and so small that it does not matter how many go at once."""
-        if self._sequence is None or type(self._sequence) is range:
-            return self._sequence is not None
-        # Of a guess each; of what is expected as many, from all over what may go.
-        step = (
-            max(1, min(len(self._sequence) - self._pulled, LARGEST) // GUESS) if self._chunker.expects else 1
-        )
-        return all(
-            type(item) in PLAIN and (not isinstance(item, str | bytes) or len(item) <= SMALL)
-            for item in self._sequence[self._pulled : self._pulled + GUESS * step : step]
-        )
+        """Whether the next items may go together though nothing has been measured, as far as can be seen.
+
+        Then it does not matter how many go at once.  What a generator gives is not seen before it is pulled.
+        """
+        expects = self._chunker.expects
+        if not (self._chunker.guesses or expects) or type(self._sequence) is range:
+            return True
+        if self._sequence is None:
+            return expects
+        return _are_small(self._sequence[self._pulled : self._pulled + (LARGEST if expects else GUESS)])
+
+    def _put_back_but_first(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Have all items that were just pulled but the first come again, before what is behind them."""
+        if len(items) > 1:
+            self._items = chain(items[1:], self._items)
+            self._exhausted = False
+        return items[:1]
 
     def _first_of_again(self, workers: int) -> tuple[int, Sequence[Any]]:
         """Return what goes again first; of several units no more than go together just now."""
@@ -264,12 +277,17 @@ class MapFlow(Flow):
         whole = self._chunker.fixed and self._chunker.unit is None
         unit = self._chunker.unit or 1
         step = size if whole else PULL_FIRST + -PULL_FIRST % unit
+        expects = self._chunker.expects
+        if expects:
+            step = 1  # workers have nothing to do yet, and nothing is known of this input
         began = monotonic()
         while len(items) < size:
             wanted = min(size, len(items) + step)
             items.extend(islice(self._items, wanted - len(items)))
             if len(items) < wanted:
                 return True
+            if expects and not _are_small(items[-step:]):
+                break  # each may be a gigabyte
             if monotonic() - began > PULL_TIME and not whole:
                 break
             step *= 2
@@ -319,6 +337,18 @@ def _joined(values: list[Any]) -> Any:
     if numpy is None or not values or not isinstance(values[0], numpy.ndarray):
         return values
     return numpy.concatenate(values)
+
+
+def _are_small(items: Sequence[Any]) -> bool:
+    """Whether items are plain values, or tuples of a few, and short ones; of many, some from all over."""
+    return all(
+        _is_small(item) or (type(item) is tuple and len(item) <= FEW and all(map(_is_small, item)))
+        for item in items[:: max(1, len(items) // GUESS)]
+    )
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) in PLAIN and (not isinstance(value, str | bytes) or len(value) <= SMALL)
 
 
 def _length(iterable: Iterable[Any]) -> int | None:

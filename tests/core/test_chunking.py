@@ -405,8 +405,9 @@ def expecting(seconds: float, length: int | None = None) -> Chunker:
 @pytest.mark.parametrize(
     ("per_task", "length", "expected"),
     [
-        (TARGET / 100.5, None, [100] * 3),
+        (TARGET / 100.5, None, [int(100.5 * FINEST / TARGET)] * 3),
         (TARGET / 1e6, None, [LARGEST] * 3),
+        (TARGET / 100.5, 10**6, [100] * 3),
         (3600.0, None, [1] * 3),
         (1e-7, 1000, [500, 500]),
         (FINEST / 10.5, 100, [25, 19, 14, 11]),

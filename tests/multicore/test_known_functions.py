@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pools_core import MakePool
-from pools_core.chunking import GROWTH, GUESS, TARGET
+from pools_core.chunking import FINEST, GROWTH, GUESS, TARGET
 from pools_core.errors import WorkerDiedError
 from pools_core.map_flow import BYTES_AHEAD
 from pools_core.testing.tasks import note, runs
@@ -101,15 +101,107 @@ def test_what_is_measured_is_no_trial_any_more(pool, submitted):
         [bytes(1_000)] * 200,
         [1] * 400 + [bytes(1_000)] * 400,
         [1] * 5_000 + ["x" * 1_000] * 5_000,
-        lambda: map(abs, range(200)),
+        [(1, "x" * 1_000)] * 200,
+        [tuple(range(9))] * 200,
+        lambda: map(list, [[1]] * 200),
+        lambda: iter([1] * 400 + [bytes(1_000)] * 400),
     ],
-    ids=["lists", "large", "large ones behind", "far behind", "generator"],
+    ids=[
+        "lists",
+        "large",
+        "large ones behind",
+        "far behind",
+        "large in tuples",
+        "large tuples",
+        "generator",
+        "large ones from a generator",
+    ],
 )
-def test_only_what_is_at_hand_and_small_goes_together(pool, submitted, items):
-    """As with a guess: the first would have to wait until all have been pulled, and packed."""
+def test_only_small_items_go_together(pool, submitted, items):
+    """The first would have to wait until all have been packed."""
     make_known(pool, same)
-    assert len(pool.map(same, items() if callable(items) else items)) in (200, 800, 10_000)
+    expected = list(items() if callable(items) else items)
+    assert pool.map(same, items() if callable(items) else items) == expected
     assert (submitted[0].size, submitted[0].trial) == (1, False)
+
+
+@pytest.mark.parametrize("items", [[(1, 2)] * 200, dict.fromkeys(range(200))], ids=["tuples", "no sequence"])
+def test_these_do(pool, submitted, items):
+    """Arguments of ``starmap``, and whatever else can be iterated over."""
+    make_known(pool, same)
+    assert pool.map(same, items) == list(items)
+    assert (submitted[0].size, submitted[0].trial) == (100, True)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 5e-6])
+def test_a_generator_may_end_soon(pool, submitted, seconds):
+    """Of an input whose length is not known no worker gets more at first than a half-millisecond's work."""
+    make_known(pool, same, seconds)
+    size = int(FINEST / seconds)
+    found = pool.imap(same, iter(range(3 * size)))
+    assert list(found) == list(range(3 * size))
+    assert [(chunk.size, chunk.trial) for chunk in submitted[:2]] == [(size, True)] * 2
+
+
+def test_a_slow_generator_does_not_keep_its_first_item(pool, submitted, monkeypatch):
+    """Though many of these would make a chunk."""
+    clock = 0
+
+    def items():
+        nonlocal clock
+        for number in range(20):
+            clock += 1
+            yield number
+
+    monkeypatch.setattr("pools_core.map_flow.monotonic", lambda: clock)
+    make_known(pool, same)
+    assert list(pool.imap(same, items())) == list(range(20))
+    assert submitted[0].size == 1
+
+
+@pytest.mark.parametrize("bad_at", [0, 1, 2, 100])
+@pytest.mark.parametrize("kind", [int, list])
+def test_a_generator_that_fails_loses_nothing_before(pool, kind, bad_at):
+    """Whether what it gave went at once, or was put back since it is not small."""
+
+    def items():
+        for number in range(bad_at):
+            yield number if kind is int else [number]
+        raise ValueError("no more")
+
+    make_known(pool, same)
+    results = pool.imap(same, items())
+    found = []
+    with pytest.raises(ValueError, match="no more"):
+        for result in results:
+            found.append(result)  # noqa: PERF402  the exception ends it
+    assert found == [number if kind is int else [number] for number in range(bad_at)]
+
+
+def test_no_more_large_items_are_pulled_than_one_sees(pool):
+    """They would all be in memory at once."""
+    seen = []
+
+    def items():
+        for number in range(400):
+            seen.append(number)
+            yield bytes(1_000)
+
+    make_known(pool, same, 3600.0)
+    next(pool.imap(same, items()))
+    patient = len(seen)
+    seen.clear()
+    make_known(pool, same)
+    next(pool.imap(same, items()))
+    assert len(seen) <= 2 * patient
+
+
+@pytest.mark.parametrize("length", [1, 2, 50, 100])
+def test_no_more_than_it_was_said_to_have_is_pulled(pool, length):
+    """Also when some was put back."""
+    make_known(pool, same)
+    items = iter([[number] for number in range(100)])
+    assert pool.map(same, items, iterable_len=length) == [[number] for number in range(length)]
 
 
 @pytest.mark.parametrize("options", [{"chunksize": 1}, {"chunksize": 5}, {"n_splits": 4}])
