@@ -162,7 +162,8 @@ class ChunkRun:
             if not runs:
                 if not self._one_by_one(done, self._size):
                     return
-                break
+                done = len(self._values)  # the list may have been cut before a task that was not given back
+                continue
             before = monotonic()
             if not self._one_by_one(done, min(done + PROOF, self._size)):
                 return
@@ -362,13 +363,20 @@ class ChunkRun:
         slow, self._seen = done == self._seen, done
         if self._chunk.trial:
             slow = monotonic() - self._began > LATE
+        if slow and self._end_of_unit() < self._size:
+            del self._line[max(0, self._end_of_unit() - self._line_start) :]
+            # As with a run it is certain only now which task is running: those of a trial are added to the
+            # results without the lock, and several may have ended since the list was looked at.
+            size = self._end_of_unit()
+            if size < self._size:
+                self._size = size
+                self._send(Shortened(self._chunk.id, size))
+        return self._end_of_unit() >= self._size
+
+    def _end_of_unit(self) -> int:
+        """Return how many tasks there are up to the end of the running one's unit."""
         unit = self._chunk.cut_by or 1
-        size = (done // unit + 1) * unit
-        if slow and size < self._size:
-            self._size = size
-            del self._line[max(0, size - self._line_start) :]
-            self._send(Shortened(self._chunk.id, size))
-        return size >= self._size
+        return (len(self._values) // unit + 1) * unit
 
     # --- results ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pools_core.calls import Call, Chunk, Convention, Outcomes, Packed, Returned, Shortened
-from pools_core.chunkrun import LATE, ChunkRun, Pass
+from pools_core.chunkrun import LATE, PROOF, ChunkRun, Pass
 from pools_core.failures import rebuild
 from pools_core.flusher import GATHER, Flusher
 from pools_core.ledger import LEDGER_BYTES, Ledger
@@ -508,3 +508,38 @@ def test_a_task_that_fails_in_a_trial_fails_alone(clock):
 
     shortened, found = trial(flusher, task, range(1000))
     assert (shortened, found) == ([Shortened(1, 101)], [*range(100), None])
+
+
+@pytest.mark.parametrize(
+    ("at", "sealed"), [(3, False), (PROOF - 4, False), (PROOF - 2, True), (40, True)], ids=str
+)
+def test_what_ends_while_a_trial_is_cut_is_not_given_back(monkeypatch, at, sealed):
+    """The worker's own thread may go on between any two steps of the flusher's."""
+    flusher = HandFlusher([0.0])
+    go, passed = threading.Event(), threading.Event()
+
+    def monotonic():
+        """The flusher asks what time it is after it has looked what is running."""
+        if threading.current_thread() is looker:
+            go.set()
+            passed.wait(PATIENCE)
+            return 10 * LATE
+        return 0.0
+
+    def task(item):
+        number = item[0] if sealed else item
+        if number == at:
+            looker.start()
+            assert go.wait(PATIENCE)
+        if number == at + 3:
+            passed.set()
+            looker.join(PATIENCE)
+        return number
+
+    looker = threading.Thread(target=lambda: flusher.run.cut())
+    monkeypatch.setattr("pools_core.chunkrun.monotonic", monotonic)
+    shortened, found = trial(flusher, task, [[number] if sealed else number for number in range(100)])
+    looker.join()
+    (event,) = shortened
+    assert found == list(range(event.size))
+    assert event.size < 100
