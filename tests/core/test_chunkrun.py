@@ -536,10 +536,96 @@ def test_what_ends_while_a_trial_is_cut_is_not_given_back(monkeypatch, at, seale
             looker.join(PATIENCE)
         return number
 
-    looker = threading.Thread(target=lambda: flusher.run.cut())
+    def look():
+        flusher.run.cut()
+
+    looker = threading.Thread(target=look)
     monkeypatch.setattr("pools_core.chunkrun.monotonic", monotonic)
     shortened, found = trial(flusher, task, [[number] if sealed else number for number in range(100)])
     looker.join()
     (event,) = shortened
     assert found == list(range(event.size))
     assert event.size < 100
+
+
+def a_trial(worker, function, values):
+    """Return a pass over a trial."""
+    items = list(range(SIZE))
+    chunk = Chunk(1, Call(1, function), 0, SIZE, pack_batch(items, "argument"), trial=True)
+    work = Pass(chunk, function, items, False, values)
+    return ChunkRun(work, worker.parts.append, "a worker", worker.board, None, None, None)
+
+
+def results(worker):
+    """Return what tasks returned, and where the chunk was cut."""
+    found: list[Any] = []
+    for part in worker.parts:
+        found += unpack_batch(part.values)[0] if isinstance(part, Outcomes) else []
+    return found, [part.size for part in worker.parts if isinstance(part, Shortened)]
+
+
+@pytest.mark.parametrize("at", [0, PROOF, PROOF + 1])
+def test_what_is_given_back_between_two_pieces_does_not_run(worker, clock, at):
+    """The worker has just seen that there is more to do when the flusher gives that back."""
+    values: list[Any] = []
+
+    class CutFirst:
+        """A lock; before the worker has it the flusher had."""
+
+        lock, over = threading.Lock(), False
+
+        def __enter__(self):
+            if not self.over and len(values) >= at:
+                self.over = True
+                clock[0] += 2 * LATE
+                whole.cut()
+            self.lock.acquire()
+
+        def __exit__(self, *_):
+            self.lock.release()
+
+    whole = a_trial(worker, abs, values)
+    whole._lock = CutFirst()
+    whole.run()
+    found, sizes = results(worker)
+    assert sizes == [len(found)]
+    assert found == list(range(len(found)))
+
+
+@pytest.mark.parametrize("at", [0, 5, PROOF - 1])
+def test_what_is_not_given_back_runs_though_its_list_was_cut(worker, clock, at):
+    """The running task ends just when the list behind it has been cut: the next one counts as running."""
+    go, ended = threading.Event(), threading.Event()
+
+    class Counted(list):
+        """Counts how often the flusher has asked for its length."""
+
+        asked = 0
+
+        def append(self, value):
+            super().append(value)
+            if value == at:
+                ended.set()
+
+        def __len__(self):
+            if threading.current_thread() is looker:
+                self.asked += 1
+                if self.asked == 4:  # what is running, whether more is behind it, from where on to cut
+                    go.set()
+                    ended.wait(PATIENCE)
+            return super().__len__()
+
+    def task(number):
+        if number == at:
+            clock[0] += 2 * LATE
+            looker.start()
+            assert go.wait(PATIENCE)
+        return number
+
+    values: Any = Counted()
+    whole = a_trial(worker, task, values)
+    looker = threading.Thread(target=whole.cut)
+    whole.run()
+    looker.join()
+    found, sizes = results(worker)
+    assert (found, sizes) == (list(range(at + 2)), [at + 2])
