@@ -173,7 +173,7 @@ def _pack_numbers(values: Sequence[Any]) -> Packed | None:
         data = marshal.dumps(list(values), MARSHAL_VERSION)
     except ValueError:  # something else is among them
         return None
-    if len(data) != _LIST_HEAD + size * len(values) or data[_LIST_HEAD::size] != mark * len(values):
+    if data[_LIST_HEAD::size] != mark * len(values):
         return None
     return Packed(b"m" + data)
 
