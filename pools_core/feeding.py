@@ -89,10 +89,8 @@ class Feeder:
                 turn = flow.turn if pump.orders_tasks else None
                 worker = None if turn is None else turn % engine.size
                 unit = flow.unit if flow.unit is not None and flow.unit < len(items) else None
-                trial = flow.trial and len(items) > 1
-                chunk = Chunk(
-                    next(self._chunk_ids), flow.call, start, len(items), packed, worker, unit, trial
-                )
+                number = next(self._chunk_ids)
+                chunk = Chunk(number, flow.call, start, len(items), packed, worker, unit, flow.trial)
                 flow.ready.append(InFlight(chunk, items))
                 if len(flow.ready) == 1:
                     self._hungry.append(flow)

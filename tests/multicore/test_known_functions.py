@@ -133,6 +133,18 @@ def test_these_do(pool, submitted, items):
     assert (submitted[0].size, submitted[0].trial) == (100, True)
 
 
+@pytest.mark.parametrize(
+    "items",
+    [[], [1], [[1]], [1, [2]], [1, 2, [3]], [1, [2], 3], [[1], 2, 3], [1, 2, 3, [4], [5], 6]],
+    ids=str,
+)
+def test_whatever_a_generator_gives_comes_back(pool, items):
+    """Also what it gave last, with something before it that is small, or not."""
+    make_known(pool, same)
+    assert list(pool.imap(same, iter(items))) == items
+    assert pool.map(same, iter(items)) == items
+
+
 @pytest.mark.parametrize("seconds", [1e-6, 5e-6])
 def test_a_generator_may_end_soon(pool, submitted, seconds):
     """Of an input whose length is not known no worker gets more at first than a half-millisecond's work."""
