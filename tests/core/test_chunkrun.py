@@ -548,10 +548,11 @@ def test_what_ends_while_a_trial_is_cut_is_not_given_back(monkeypatch, at, seale
     assert event.size < 100
 
 
-def a_trial(worker, function, values):
+def a_trial(worker, function, values, **settings):
     """Return a pass over a trial."""
     items = list(range(SIZE))
-    chunk = Chunk(1, Call(1, function), 0, SIZE, pack_batch(items, "argument"), trial=True)
+    call = Call(1, function, **settings)
+    chunk = Chunk(1, call, 0, SIZE, pack_batch(items, "argument"), trial=True)
     work = Pass(chunk, function, items, False, values)
     return ChunkRun(work, worker.parts.append, "a worker", worker.board, None, None, None)
 
@@ -592,8 +593,9 @@ def test_what_is_given_back_between_two_pieces_does_not_run(worker, clock, at):
     assert found == list(range(len(found)))
 
 
+@pytest.mark.parametrize("limit", [None, 3600.0], ids=["in runs", "one by one"])
 @pytest.mark.parametrize("at", [0, 5, PROOF - 1])
-def test_what_is_not_given_back_runs_though_its_list_was_cut(worker, clock, at):
+def test_what_is_not_given_back_runs_though_its_list_was_cut(worker, clock, at, limit):
     """The running task ends just when the list behind it has been cut: the next one counts as running."""
     go, ended = threading.Event(), threading.Event()
 
@@ -623,7 +625,7 @@ def test_what_is_not_given_back_runs_though_its_list_was_cut(worker, clock, at):
         return number
 
     values: Any = Counted()
-    whole = a_trial(worker, task, values)
+    whole = a_trial(worker, task, values, task_timeout=limit)
     looker = threading.Thread(target=whole.cut)
     whole.run()
     looker.join()
