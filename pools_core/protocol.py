@@ -174,10 +174,10 @@ class Engine(abc.ABC):
 
     @property
     def shortens(self) -> bool:
-        """Whether its workers give back the end of a chunk of several units when a task is slow.
+        """Whether its workers give back the end of a chunk of several units, or of a trial (see ``Chunk``).
 
-        Then chunks of a size that the user chose go together while they are short.  May change while the
-        pool is open.
+        Then chunks of a size that the user chose go together while they are short, and a function that was
+        called before is expected to take as long as then.  May change while the pool is open.
         """
         return False
 
