@@ -28,6 +28,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell without job control: children would ignore Ctrl-C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Programs that tests run have buffers, as those of users do: where it is set, a buffer that is copied by a
+# fork, or never written, would not be noticed.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # pytest-xdist starts its workers with ``-c``, which looks like a prompt; let tests, and the processes
     # that they start, see the main module of ``python -m pytest``.

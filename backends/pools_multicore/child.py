@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from typing import Any
 
-__all__ = ["forget_exit_functions", "import_main", "run"]
+__all__ = ["forget_exit_functions", "fork", "import_main", "run"]
 
 HEARD_LATER = ("name", "authkey", "log_to_stderr", "log_level", "orig_dir", "start_method")
 """What concerns ``multiprocessing`` only, of what ``inherit.preparation`` says."""
@@ -152,6 +152,16 @@ def _run_again(code: CodeType, attributes: dict[str, Any]) -> None:
     exec(code, module.__dict__)  # noqa: S102  the user's own program
 
 
+def fork() -> int:
+    """Fork, and see to it that what has been printed is not printed by both; returns 0 in the child.
+
+    Raises:
+        OSError: no process can be had.
+    """
+    _flush_streams()  # what is still in a buffer would be in the child's, too, which writes that at its end
+    return os.fork()
+
+
 def forget_exit_functions() -> None:
     """In a forked process: what its parent wants done at its own end is not for this one to do."""
     atexit._clear()  # noqa: SLF001  as multiprocessing does since Python 3.13
@@ -174,10 +184,14 @@ def run(config: dict[str, Any], serve: Callable[[], None]) -> int:
         code = _run_bare(serve)
     # As Python does at its end, and multiprocessing in all its child processes since 3.13.
     atexit._run_exitfuncs()  # noqa: SLF001
+    _flush_streams()
+    return code
+
+
+def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # it may be None, or closed
             stream.flush()
-    return code
 
 
 def _run_bare(serve: Callable[[], None]) -> int:

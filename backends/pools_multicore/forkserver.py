@@ -24,7 +24,7 @@ import threading
 from typing import ClassVar, Final, NoReturn
 
 from pools_core.shared import inheritable
-from pools_multicore.child import import_main
+from pools_multicore.child import fork, import_main
 from pools_multicore.inherit import close_in_forked_children, fresh_python, no_interrupt, preparation
 from pools_multicore.worker import N_FDS, WorkerFds, run_worker
 
@@ -63,7 +63,7 @@ class ForkServer:
         inherits = inheritable()
         with far, no_interrupt():
             try:
-                pid = os.fork()
+                pid = fork()
             except OSError:
                 near.close()
                 raise
@@ -191,7 +191,7 @@ def _serve(control: socket.socket) -> NoReturn:
                 break
             what, pid = _MESSAGE.unpack(message)
             if what == b"s":
-                pid = os.fork()
+                pid = fork()
                 if pid == 0:
                     control.close()
                     run_worker(WorkerFds(*fds))

@@ -160,8 +160,8 @@ class Limited(_Wrapper):
         return type(self), (self.function, self._seconds, self._what)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        alarm = _Alarm(self._seconds)
         try:
+            alarm = _Alarm(self._seconds)  # on a busy machine it may ring before this returns
             try:
                 return self.function(*args, **kwargs)
             finally:

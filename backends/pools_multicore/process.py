@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Final
 
 from pools_core.shared import inheritable
+from pools_multicore.child import fork
 from pools_multicore.forkserver import ForkServer
 from pools_multicore.inherit import fresh_python, preparation
 from pools_multicore.worker import WorkerFds, run_worker
@@ -217,7 +218,7 @@ def check_not_importing_main() -> None:
 
 
 def _fork(fds: WorkerFds) -> int:
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         run_worker(fds)
     return pid

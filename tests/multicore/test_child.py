@@ -7,7 +7,6 @@ Each test runs a script of its own, since a spawned worker imports the main scri
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -46,7 +45,6 @@ def output(*command: str) -> list[str]:
         text=True,
         timeout=60,
         check=False,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
@@ -299,3 +297,24 @@ def test_an_error_in_the_worker_itself_is_shown(eager):
 
     assert done.stdout == "1\n"
     assert "ZeroDivisionError" in done.stderr
+
+
+PRINTS = """
+sys.stdout.write("printed when it is imported" + "\\n")
+
+def task():
+    sys.stdout.write("printed by the task\\n")
+
+if __name__ == "__main__":
+    sys.stdout.write("printed before there is a pool" + "\\n")
+"""
+
+
+@METHODS
+def test_what_is_printed_comes_once(tmp_path, start_method):
+    """Though a fork copies the buffer of what is still to be written."""
+    lines = run(tmp_path, PRINTS, start_method=start_method)
+    assert lines.count("printed before there is a pool") == 1
+    assert lines.count("printed by the task") == 1
+    imported = {"fork": 1, "spawn": 2, "forkserver": 2}[start_method]
+    assert lines.count("printed when it is imported") == imported

@@ -25,6 +25,7 @@ from pools_core import Failure, RemoteError, SerializationError, WorkerDiedError
 from pools_core.testing.leaks import gone, nothing_left_behind
 from pools_core.testing.waiting import Background, deadline, wait_until
 from pools_multicore import WorkerPool, chunk_tasks, make_single_arguments
+from pools_multicore.mpire_functions import Limited
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning")
 
@@ -894,6 +895,22 @@ def test_a_time_limit_of_a_thread_does_not_hit_the_next_task():
             assert len(values) == 20
             for value in values:
                 assert value == 0.01 or isinstance(value.error, TimeoutError)
+
+
+def test_a_time_limit_of_a_thread_may_be_over_before_its_task_begins(monkeypatch):
+    """As on a machine that has something else to do just then."""
+
+    class AtOnce:
+        """A timer that rings before it has been started."""
+
+        def __init__(self, _seconds, ring):
+            self.start, self.cancel = ring, list
+
+    monkeypatch.setattr("pools_multicore.mpire_functions.threading.Timer", AtOnce)
+    began = []
+    with pytest.raises(TimeoutError, match=r"0\.01 s"):
+        Limited(began.append, 0.01, "task")(1)
+    assert began == []
 
 
 # --- M: death ---------------------------------------------------------------------------------------------
