@@ -274,7 +274,8 @@ def test_plugins_tell_of_every_task(elsewhere, name):
 def serving(*options):
     """Run the web service; gives its process and its port, and ends it as Ctrl-C does."""
     command = command_of("web_offload.py", "--port", 0, *options)
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as server:
+    at_once = environment() | {"PYTHONUNBUFFERED": "1"}  # aiohttp says where it listens, and flushes nothing
+    with subprocess.Popen(command, env=at_once, stdout=subprocess.PIPE, text=True) as server:
         try:
             line = server.stdout.readline()
             yield server, int(re.search(r"Running on http://127\.0\.0\.1:(\d+)", line)[1])
