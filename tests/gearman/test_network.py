@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import socket
 import subprocess
 from collections import Counter
 
@@ -138,12 +139,18 @@ class OnHosts(Network):
     def start_node(self):
         host, cable = self._plug_in()
         with host.entered():
+            self._wait_for_link()
             return self.cluster.start_node(), cable
 
     def pool(self, **options):
         host, cable = self._plug_in()
         with host.entered():
+            self._wait_for_link()
             return self.cluster.pool(**options), cable
+
+    def _wait_for_link(self):
+        """Return when a new cable carries: a first packet that is lost goes once more only after a second."""
+        socket.create_connection((SERVER, self.cluster.ports[0]), 60).close()
 
     def end(self):
         for host in self._hosts:
