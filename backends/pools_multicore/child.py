@@ -167,20 +167,21 @@ def forget_exit_functions() -> None:
     atexit._clear()  # noqa: SLF001  as multiprocessing does since Python 3.13
 
 
-def run(config: dict[str, Any], serve: Callable[[], None]) -> int:
+def run(config: dict[str, Any], serve: Callable[[], None], sentinel: int) -> int:
     """Serve, as a child process: between what is done at the beginning of one, and at its end.
 
     Args:
-        config: the worker's: its ``name``, and whether it is a ``daemon``.
+        config: the worker's, see ``standing.WorkerProcess``.
         serve: returns when there is nothing more to do.
+        sentinel: a descriptor that says when the parent has ended.
 
     Returns:
         The exit code.
     """
     if "multiprocessing" in sys.modules:
-        code: int = _standing().WorkerProcess(config, serve).bootstrap()
+        code: int = _standing().WorkerProcess(config, serve, sentinel).bootstrap()
     else:
-        _introduction.say(lambda: _standing().WorkerProcess(config, serve).introduce())
+        _introduction.say(lambda: _standing().WorkerProcess(config, serve, sentinel).introduce())
         code = _run_bare(serve)
     # As Python does at its end, and multiprocessing in all its child processes since 3.13.
     atexit._run_exitfuncs()  # noqa: SLF001

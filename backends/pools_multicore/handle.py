@@ -23,6 +23,7 @@ from pools_multicore.channel import FrameReader, Outbox
 from pools_multicore.inherit import lifeline
 from pools_multicore.process import Process, Starter
 from pools_multicore.settings import MulticoreSettings
+from pools_multicore.standing import place_of_next
 from pools_multicore.worker import BOARD_BYTES, SHARED_BYTES, TICKET, WorkerFds, worker_name
 
 __all__ = ["Seat", "WorkerHandle"]
@@ -112,6 +113,7 @@ class WorkerHandle:
             "name": self.label,
             "number": self.number,
             "daemon": settings.daemon,
+            "place": place_of_next(),
             "cpus": None if settings.cpu_ids is None else settings.cpu_ids[self.number],
             "max_memory": settings.max_worker_memory,
             "threads": self._threads,

@@ -93,7 +93,7 @@ def run_worker(fds: WorkerFds) -> NoReturn:
     # are a copy of the parent's, and run what these do about it a second time.
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # whoever forked may have held signals back for it
-    _hold_to(fds.lifeline)
+    lifeline = _hold_to(fds.lifeline)
     # What they are is not asked of the kernel, which takes four calls each.
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.channel)
     channel.setblocking(True)
@@ -110,7 +110,7 @@ def run_worker(fds: WorkerFds) -> NoReturn:
         spinner.most = config["spin"]
         line.reader.drops = config["max_memory"] is not None
         _prepare(config)
-        code = run(config, lambda: _Worker(line, fds, config).serve(frames))
+        code = run(config, lambda: _Worker(line, fds, config).serve(frames), lifeline)
     except (StopIteration, ConnectionError):
         code = 0  # the parent is gone, or changed its mind
     except BaseException:
@@ -262,12 +262,15 @@ class _Worker:
             os.close(self._tickets)
 
 
-def _hold_to(lifeline: int) -> None:
+def _hold_to(lifeline: int) -> int:
     """See to it that this process, and its group, ends when the parent is gone, whatever it is doing.
 
     On Linux the kernel does it: it sends SIGKILL to the group when the pipe loses its last writer
     (fcntl(2), F_SETSIG and F_SETOWN).  These belong to the open file, which all workers would share, so
     the pipe is opened anew.  Elsewhere a thread waits for the end of the pipe.
+
+    Returns:
+        The pipe's descriptor from now on.
     """
     try:
         own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -278,8 +281,9 @@ def _hold_to(lifeline: int) -> None:
             os._exit(1)  # it was gone before we began to listen
     except (OSError, AttributeError):
         threading.Thread(target=_watch, args=(lifeline,), name="pools-lifeline", daemon=True).start()
-    else:
-        os.close(lifeline)
+        return lifeline
+    os.close(lifeline)
+    return own
 
 
 def _watch(lifeline: int) -> None:

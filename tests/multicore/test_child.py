@@ -7,12 +7,16 @@ Each test runs a script of its own, since a spawned worker imports the main scri
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from pools_core import MakePool
+from pools_core.testing.gate import Address, Gate, pass_gate
 
 METHODS = pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
 EAGER = pytest.mark.parametrize("eager", [False, True], ids=["later", "at once"])
@@ -79,6 +83,54 @@ def test_multiprocessing_knows_what_a_worker_is(tmp_path, start_method, eager, d
     assert late == (start_method == "spawn" and not eager)
     assert told == ["pools worker 0", daemon, True, "forkserver", b"a key".hex(), False, []]
     assert "pools_multicore.child" not in finders
+
+
+PLACE = """
+import os
+
+def task():
+    import multiprocessing
+    process, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    child = multiprocessing.get_context("fork").Process()
+    whose = [parent.pid, parent.name, parent.is_alive()]
+    return process.pid == os.getpid(), process._identity, whose, child._identity
+
+if __name__ == "__main__":
+    import multiprocessing
+    multiprocessing.current_process().name = "the caller"
+    multiprocessing.Process()  # counts, too
+    print(os.getpid())
+"""
+
+
+@METHODS
+@EAGER
+def test_multiprocessing_knows_whose_child_a_worker_is(tmp_path, start_method, eager):
+    """Of the process that made the pool, whichever forked it; programs share out devices by such numbers."""
+    caller, told, _ = run(tmp_path, PLACE, eager, start_method=start_method)
+
+    assert json.loads(told) == [True, [2], [int(caller), "the caller", True], [2, 1]]
+
+
+def place(gate: Address) -> tuple[int, ...]:
+    """Return this worker's place among its parent's children."""
+    pass_gate(gate)
+    found: tuple[int, ...] = multiprocessing.current_process()._identity
+    return found
+
+
+@METHODS
+def test_each_worker_has_a_number_of_its_own(start_method):
+    """Also one that takes the place of another, as in ``multiprocessing.Pool``."""
+    with MakePool("multicore", n_jobs=2, start_method=start_method) as pool:
+        with Gate(opens_at=2) as gate:
+            places = pool.map(place, [gate.address] * 2, chunksize=1)
+        with Gate(opens_at=1) as gate:
+            places += pool.map(place, [gate.address] * 4, chunksize=1, worker_lifespan=1)
+
+    numbers = [number for (number,) in places]
+    assert numbers[1] != numbers[0]
+    assert len(set(numbers)) >= 4, numbers
 
 
 CHILDREN = """
@@ -288,8 +340,9 @@ def test_what_a_worker_meets_in_the_main_script_is_shown(tmp_path, eager):
 def test_an_error_in_the_worker_itself_is_shown(eager):
     """It has nobody else to tell, and ends as programs do that failed."""
     first = "import multiprocessing; " if eager else ""
-    program = "from pools_multicore.child import run; config = {'name': 'lost', 'daemon': True}; "
-    program += "print(run(config, lambda: 1 / 0))"
+    program = "from pools_multicore.child import run; "
+    program += "config = {'name': 'lost', 'daemon': True, 'place': (1, 'parent', (1,))}; "
+    program += "print(run(config, lambda: 1 / 0, 0))"
 
     done = subprocess.run(
         [sys.executable, "-c", first + program], capture_output=True, text=True, timeout=60, check=False
