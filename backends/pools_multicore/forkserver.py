@@ -14,6 +14,7 @@ The control socket keeps message borders (SOCK_SEQPACKET), so a message is whole
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -162,6 +163,10 @@ class ForkServer:
             raise ConnectionError("the fork server ended")
         _, number = _MESSAGE.unpack(answer)
         return int(number)
+
+
+# It would end by itself, but Python would warn of a socket that nobody closed.
+atexit.register(ForkServer.stop_shared)
 
 
 def serve_fresh(stream_fd: int, control: int) -> NoReturn:
