@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from pools_core.calls import Call, Convention, Packed, Session
 from pools_core.flow import Flow
@@ -36,6 +38,7 @@ class CallBook:
         self._pump = pump
         self._ids = itertools.count(1)
         self._open: dict[int, Call] = {}
+        self._unknown: WeakSet[Callable[..., Any]] = WeakSet()
         self._kept: OrderedDict[object, Call] = OrderedDict()
 
     def new(
@@ -53,7 +56,7 @@ class CallBook:
         """
         if not callable(func):
             raise TypeError(f"the function is not callable: {func!r}")
-        function = func if self._pump.engine.same_process else pack_function(func)
+        function = func if self._pump.engine.same_process else self.pack(func)
         call = Call(
             next(self._ids),
             function,
@@ -104,15 +107,46 @@ class CallBook:
                 self.close(self._kept.popitem(last=False)[1])
         return call, True
 
-    def ship_by_value(self, flow: Flow) -> None:
-        """Replace a call whose function a worker does not know by one that brings the code along."""
+    def pack(self, func: Callable[..., Any]) -> Packed:
+        """Pack a function: with its code at once, if a worker has not known its name before.
+
+        Raises:
+            SerializationError: it cannot be pickled.
+        """
+        with contextlib.suppress(TypeError):  # what cannot be hashed has not been remembered either
+            if self._unknown and func in self._unknown:
+                return pack_function(func, by_value=True)
+        return pack_function(func)
+
+    def with_code(
+        self, func: Callable[..., Any], packed: Callable[..., Any] | Packed
+    ) -> Callable[..., Any] | Packed:
+        """Pack a function with its code, from now on.
+
+        Args:
+            func: the function.
+            packed: as it is now; not packed on an engine in the same process.
+        """
+        if not isinstance(packed, Packed) or is_by_value(packed):
+            return packed
+        with contextlib.suppress(TypeError):  # it cannot be hashed, or not be referred to weakly
+            self._unknown.add(func)
+        return pack_function(func, by_value=True)
+
+    def ship_by_value(self, flow: Flow, refused: Call, unknown: int) -> None:
+        """Replace a call of which a worker does not know a function by one that brings the code along.
+
+        Args:
+            flow: what the call is of.
+            refused: the call; it may have been replaced since.
+            unknown: see ``Refused``.
+        """
         call = flow.call
-        # Several chunks may have been refused before the first refusal came back.
-        if isinstance(call.function, Packed) and is_by_value(call.function):
-            return
-        packed = pack_function(flow.function, by_value=True)
-        session = self._pump.sessions.by_value(flow) if call.session is not None else None
-        new = call._replace(id=next(self._ids), function=packed, session=session)
+        if refused.id != call.id:
+            return  # several chunks had been refused before the first refusal came back
+        function = self.with_code(flow.function, call.function) if unknown & 1 else call.function
+        session = self._pump.sessions.by_value(flow, unknown)
+        new = call._replace(id=next(self._ids), function=function, session=session)
         self._enter(new)
         with self._pump.lock:
             if flow.keeps_call:
@@ -121,6 +155,7 @@ class CallBook:
                     del self._kept[key]
             flow.keeps_call = False
             flow.call = new
+            flow.replaced = (*flow.replaced, call)
             for out in flow.ready:
                 out.chunk = out.chunk._replace(call=new)
 

@@ -277,13 +277,16 @@ class Refused(Record):
     """A worker cannot run a chunk because it does not know the function as the caller does.
 
     It has no such name in ``__main__``, or another one under that name: the function was defined
-    after the worker started.  Nothing of the chunk has run; the caller ships the function by value.
+    after the worker started.  Or it lacks the module.  Nothing of the chunk has run; the caller ships what is
+    unknown by value.  What is known shall not be: a copy has globals of its own.
 
     Attributes:
         chunk: the chunk's id.
+        unknown: which of the functions, a sum: 1 the call's, 2 ``worker_init``, 4 ``worker_exit``.
     """
 
     chunk: int
+    unknown: int = 7
 
 
 class Returned(Record):

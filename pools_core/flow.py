@@ -103,6 +103,8 @@ class Flow(abc.ABC):
     """Whether the background thread has been told of the inbox."""
     keeps_call = False
     """Whether the call outlives this use of it."""
+    replaced: tuple[Call, ...] = ()
+    """Calls that it went by before, which workers did not know; chunks of them may still be out."""
     finished = False
     """Whether it is over: nothing more will be sent or taken in."""
     told = False
@@ -253,8 +255,8 @@ class Flow(abc.ABC):
         elif isinstance(event, SetupFailed):
             self.pump.sessions.unfit(self.call.session)
             self.pump.abort(self, rebuild_setup(event.failure, "worker_init"), kill=False)
-        else:
-            self.pump.book.ship_by_value(self)
+        elif isinstance(event, Refused):
+            self.pump.book.ship_by_value(self, out.chunk.call, event.unknown)
             self._go_again(out.chunk.start, out.items)
         out.ended = True
 

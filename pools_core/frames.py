@@ -111,6 +111,7 @@ Relayed: TypeAlias = "WorkerEvent | ChunkLost | SessionLost | SessionOver | Logg
 
 _CHUNK: Final = struct.Struct("<QQQIQI?")
 _SHORTENED: Final = struct.Struct("<QI")
+_REFUSED: Final = struct.Struct("<QB")
 _OUTCOMES: Final = struct.Struct("<QIIdB")
 _MARSHAL: Final = 2
 _FAILED_FIELDS: Final = ("offset", "type_name", "text", "traceback", "arguments", "worker", "error")
@@ -248,8 +249,9 @@ def encode_event(event: WorkerEvent) -> tuple[Kind, list[type_part]]:
         return Kind.SESSION_ENDED, [marshal.dumps(fields, _MARSHAL), values.data, *values.buffers]
     if isinstance(event, Shortened):
         return Kind.SHORTENED, [_SHORTENED.pack(event.chunk, event.size)]
-    kind = Kind.REFUSED if isinstance(event, Refused) else Kind.RETURNED
-    return kind, [event.chunk.to_bytes(8, "little")]
+    if isinstance(event, Refused):
+        return Kind.REFUSED, [_REFUSED.pack(event.chunk, event.unknown)]
+    return Kind.RETURNED, [event.chunk.to_bytes(8, "little")]
 
 
 def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
@@ -265,7 +267,7 @@ def decode_event(kind: Kind, parts: Sequence[type_buffer]) -> WorkerEvent:
     if kind is Kind.OUTCOMES:
         return decode_outcomes(parts)
     if kind is Kind.REFUSED:
-        return Refused(int.from_bytes(parts[0], "little"))
+        return Refused(*_REFUSED.unpack(parts[0]))
     if kind is Kind.RETURNED:
         return Returned(int.from_bytes(parts[0], "little"))
     if kind is Kind.SHORTENED:

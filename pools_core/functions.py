@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import operator
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
@@ -130,18 +131,18 @@ def _restore(path: str, module_name: str, name: str, code: bytes | None) -> Call
         return operator.attrgetter(name)(module)  # type: ignore[no-any-return]  # find_function saw it
     if code is None:
         raise ImportError(f"{path} is not here, or not the same file, and {name!r} cannot be sent by value")
-    import cloudpickle
-
-    return cloudpickle.loads(code)  # type: ignore[no-any-return]  # made by _code_of
+    return pickle.loads(code)  # type: ignore[no-any-return]  # made by _code_of
 
 
 def _code_of(function: Callable[..., Any], module: ModuleType) -> bytes | None:
     """Pickle a function with its code; None if it refers to something that cannot be pickled."""
     import cloudpickle
 
+    from pools_core.by_value import dumps
+
     cloudpickle.register_pickle_by_value(module)
     try:
-        return bytes(cloudpickle.dumps(function))
+        return dumps(function, cloudpickle.DEFAULT_PROTOCOL)
     except Exception:  # the globals' own __reduce__ may raise anything; workers here do not need it
         return None
     finally:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from types import CodeType, FunctionType, NoneType
 
-from pools_core.calls import Hold, Packed, type_buffer, type_part
+from pools_core.calls import Call, Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
 from pools_core.hints import TYPE_CHECKING
 from pools_core.memory import copied
@@ -33,9 +33,12 @@ from pools_core.memory import copied
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from pools_core.namespaces import Namespaces
+
 __all__ = [
     "MARSHAL_VERSION",
     "PLAIN",
+    "STDIN",
     "FunctionUnknownError",
     "Sealed",
     "are_plain_arguments",
@@ -48,6 +51,7 @@ __all__ = [
     "seal",
     "travels_by_name",
     "types_of",
+    "unknown_of",
     "unpack",
     "unpack_batch",
     "unpack_function",
@@ -93,7 +97,7 @@ def pack(
         value: anything.
         what: what it is, to begin an error message with: ``"argument 3"``.
         keep: the value may change before the bytes are sent, so buffers are copied out of it now.
-        by_value: begin with cloudpickle.
+        by_value: it is a function, which is to travel with its code.
         hold: where buffers are copied, if it takes them; with ``keep`` only.
 
     Raises:
@@ -102,7 +106,11 @@ def pack(
     """
     buffers: list[type_part] = []
     try:
-        if by_value or _main_is_interactive():
+        if by_value:
+            from pools_core import by_value as functions  # and cloudpickle: 10 ms, see below
+
+            data = functions.dumps(value, PROTOCOL, _apart(buffers, keep, hold))
+        elif _main_is_interactive():
             data = _dumps_with_code(value, buffers, keep, hold)
         else:
             try:
@@ -322,8 +330,28 @@ def is_by_value(packed: Packed) -> bool:
     return bytes(packed.data[:1]) == b"v"
 
 
-def unpack_function(packed: Packed) -> Callable[..., Any]:
+def unknown_of(call: Call) -> int:
+    """Return which functions of a call and its session are unknown here by name, see ``Refused``."""
+    session = call.session
+    functions = (call.function,) if session is None else (call.function, session.init, session.exit)
+    found = 0
+    for place, function in enumerate(functions):
+        if isinstance(function, Packed) and not is_by_value(function):
+            try:
+                unpack_function(function)
+            except FunctionUnknownError:
+                found += 1 << place
+            except Exception:  # noqa: S112  the user's; it is not unknown
+                continue
+    return found
+
+
+def unpack_function(packed: Packed, namespaces: Namespaces | None = None) -> Callable[..., Any]:
     """Open what ``pack_function`` made.
+
+    Args:
+        packed: the function.
+        namespaces: globals that it shares, if it comes with its code, with others of its session.
 
     Raises:
         FunctionUnknownError: this process does not know the function by its name.
@@ -337,8 +365,10 @@ def unpack_function(packed: Packed) -> Callable[..., Any]:
             main = _main_function(func)
             if main is None or _fingerprint(main) != view[1 : 1 + _DIGEST]:
                 raise FunctionUnknownError(f"{func!r} is not the caller's")
-        else:
+        elif namespaces is None:
             func = pickle.loads(view[1:], buffers=packed.buffers)
+        else:
+            func = namespaces.open(pickle.loads, view[1:], buffers=packed.buffers)
     except (AttributeError, ImportError) as error:
         raise FunctionUnknownError(str(error)) from error
     return func
@@ -455,10 +485,14 @@ def _apart(buffers: list[type_part], keep: bool, hold: Hold | None) -> Callable[
     return apart
 
 
+STDIN: Final = "<stdin>"
+"""What Python takes for the file of a main script that it reads from its standard input."""
+
+
 def _main_is_interactive() -> bool:
-    """Whether ``__main__`` is a prompt or a notebook, which no worker can import."""
+    """Whether ``__main__`` is a prompt, a notebook or standard input, which no worker can import."""
     main = sys.modules.get("__main__")
-    return not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None
+    return getattr(main, "__file__", STDIN) == STDIN and getattr(main, "__spec__", None) is None
 
 
 def _goes_by_value() -> bool:

@@ -239,8 +239,8 @@ class Pump:
             flow.error = error
             for session in flow.sessions:
                 self.sessions.drop(session)
-            if not flow.keeps_call:
-                self.book.close(flow.call)
+            for call in flow.replaced if flow.keeps_call else (*flow.replaced, flow.call):
+                self.book.close(call)
             self.background.leave(flow)
             for chunk in flow.in_flight:  # all results are in, but the worker has not said so yet
                 self._feeder.disown(chunk)

@@ -16,7 +16,13 @@ from pools_core.failures import describe
 from pools_core.flusher import Flusher
 from pools_core.hints import TYPE_CHECKING
 from pools_core.ledger import Ledger
-from pools_core.payload import FunctionUnknownError, is_by_value, seal, unpack_batch, unpack_function
+from pools_core.payload import (
+    FunctionUnknownError,
+    seal,
+    unknown_of,
+    unpack_batch,
+    unpack_function,
+)
 from pools_core.seeding import Board, TaskIndex, current
 from pools_core.setup import BOARD_SLOTS, CHUNK, OFFSET, STARTED, SetupError, Setups
 from pools_core.watch import Watch
@@ -124,10 +130,11 @@ class Runner:
         except SetupError as error:
             self.send(SetupFailed(chunk.id, error.failure))
         except FunctionUnknownError as error:
-            if isinstance(chunk.call.function, Packed) and is_by_value(chunk.call.function):
+            unknown = unknown_of(chunk.call)
+            if unknown:
+                self.send(Refused(chunk.id, unknown))
+            else:  # it came with its code, which needs what is not here
                 self._fail_all(chunk, error)
-            else:
-                self.send(Refused(chunk.id))
         except BaseException as error:  # opening the function is the user's code, and may even exit
             self._fail_all(chunk, error)
         else:
@@ -146,14 +153,18 @@ class Runner:
         call = chunk.call
         function = self._functions.get(call.id)
         if function is None:
-            packed = call.function
-            function = unpack_function(packed) if isinstance(packed, Packed) else packed
+            function = self._opened(call)
             extras = self._setups.enter(chunk)
             if extras:
                 function = functools.partial(function, *extras)
             if call.id in self._calls:
                 self._functions[call.id] = function
         return function
+
+    def _opened(self, call: Call) -> Callable[..., Any]:
+        if call.session is not None:
+            return self._setups.open(call.session).opened(call.function)
+        return unpack_function(call.function) if isinstance(call.function, Packed) else call.function
 
     def _items(self, chunk: Chunk) -> tuple[Sequence[Any], bool]:
         if isinstance(chunk.items, Packed):

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from pools_core.calls import Packed, Session, SessionEnded
 from pools_core.failures import lost_exit, rebuild_exit
-from pools_core.payload import pack_function, unpack, unpack_batch
+from pools_core.payload import unpack, unpack_batch
 from pools_core.protocol import SessionLost
 from pools_core.shared import SharedObject
 
@@ -33,6 +33,7 @@ class _Record:
     """What is known of one session.
 
     Attributes:
+        functions: its ``worker_init`` and ``worker_exit``.
         kept: it is the pool's, not one call's.
         over: every worker has taken it down.
         ends: what has come of that so far.
@@ -40,6 +41,7 @@ class _Record:
     """
 
     session: Session
+    functions: tuple[Callable[..., Any] | None, Callable[..., Any] | None]
     kept: bool
     over: bool
     ends: list[SessionEnded | SessionLost]
@@ -85,12 +87,12 @@ class Sessions:
         """
         shared = pool.shared_objects
         functions = settings.worker_init is not None or settings.worker_exit is not None
+        gives = (pool.pass_worker_id, pool.use_worker_state, id(shared))
         if not (functions or pool.pass_worker_id or pool.use_worker_state or shared is not None):
-            return None
+            return self._fitting(gives, None) if self._kept is not None and pool.keep_alive else None
         own = (functions or pool.use_worker_state) and not pool.keep_alive
         if own:
             return Claim(self._new(settings, pool, kept=False), own=True)
-        gives = (pool.pass_worker_id, pool.use_worker_state, id(shared))
         asks = (
             settings.worker_init,
             settings.worker_exit,
@@ -245,6 +247,7 @@ class Sessions:
             self._shared = None
         elif self._shared is None or self._shared.value() is not pool.shared_objects:
             self._shared = SharedObject(pool.shared_objects)
+        functions = settings.worker_init, settings.worker_exit
         session = Session(
             next(self._ids),
             self._function(settings.worker_init),
@@ -258,32 +261,37 @@ class Sessions:
         with self._pump.lock:
             self._pump.repair()
             self._pump.carefully(self._pump.engine.check, session)
-            record = self._records[session.id] = _Record(session, kept, False, [])
+            record = self._records[session.id] = _Record(session, functions, kept, False, [])
             if session.exit is not None or session.init is not None:
                 self._latest = record
         return session
 
-    def by_value(self, flow: Flow) -> Session:
-        """Return the session of a call anew, with its functions' code: a worker did not know them by name.
+    def by_value(self, flow: Flow, unknown: int) -> Session | None:
+        """Return the session of a call, anew if a worker does not know one of its functions by name.
 
         Others may: chunks of the old one may still be out, and it is taken down along with the new one.
+
+        Args:
+            flow: the call.
+            unknown: see ``Refused``.
         """
         old = flow.call.session
-        assert old is not None
-        assert flow.claim is not None
-        settings = flow.settings
-        if old.init is None and old.exit is None:
+        if old is None or not unknown & 6:
             return old
-        init, leave = (
-            None if func is None else pack_function(func, by_value=True)
-            for func in (settings.worker_init, settings.worker_exit)
-        )
-        new = old._replace(id=next(self._ids), init=init, exit=leave)
+        assert flow.claim is not None
+        with self._pump.lock:
+            known = self._records[old.id]
+        book = self._pump.book
+        (init, leave), (now_init, now_leave) = known.functions, (old.init, old.exit)
+        if init is not None and now_init is not None and unknown & 2:
+            now_init = book.with_code(init, now_init)
+        if leave is not None and now_leave is not None and unknown & 4:
+            now_leave = book.with_code(leave, now_leave)
+        new = old._replace(id=next(self._ids), init=now_init, exit=now_leave)
         with self._pump.lock:
             own = flow.claim.own
-            known = self._records.get(old.id) if own else None
-            ends = [] if known is None else known.ends  # what comes of both is the call's
-            record = self._records[new.id] = _Record(new, not own, False, ends)
+            ends = known.ends if own else []  # what comes of both is the call's
+            record = self._records[new.id] = _Record(new, known.functions, not own, False, ends)
             self._latest = record
             flow.former = (*flow.former, flow.claim)
             flow.claim = Claim(new, own=True) if own else self._claim(new)
@@ -299,7 +307,7 @@ class Sessions:
     def _function(self, func: Callable[..., Any] | None) -> Callable[..., Any] | Packed | None:
         if func is None or self._pump.engine.same_process:
             return func
-        return pack_function(func)
+        return self._pump.book.pack(func)
 
     def sweep(self) -> None:
         """Take down former sessions of the pool that no call uses any more.  Under the lock."""

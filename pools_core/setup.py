@@ -71,12 +71,38 @@ class SetupError(Exception):
 
 
 class _Setup:
-    """One session that has been set up."""
+    """One session: its functions, opened, and what has been set up.
 
-    def __init__(self, session: Session, extras: tuple[Any, ...], leave: Callable[..., Any] | None) -> None:
-        self.session = session
+    Args:
+        session: the session.
+
+    Attributes:
+        extras: what it gives to functions; None until it is set up.
+
+    Raises:
+        FunctionUnknownError: this process does not know one of its functions by name.
+    """
+
+    def __init__(self, session: Session) -> None:
+        from pools_core.namespaces import Namespaces  # few spawned workers have a session at their start
+
+        self._namespaces = Namespaces()
+        self._init = None if session.init is None else self.opened(session.init)
+        self._packed = isinstance(session.init, Packed)
+        self.leave = None if session.exit is None else self.opened(session.exit)
+        self.extras: tuple[Any, ...] | None = None
+
+    def opened(self, function: Callable[..., Any] | Packed) -> Callable[..., Any]:
+        """Open a function; if it came with its code, it shares globals with others that did."""
+        return unpack_function(function, self._namespaces) if isinstance(function, Packed) else function
+
+    def set_up(self, extras: tuple[Any, ...]) -> None:
+        """Call ``worker_init``, if there is one.  Raises what it raises."""
+        if self._init is not None and self._packed:
+            self._namespaces.run(self._init, *extras)
+        elif self._init is not None:
+            self._init(*extras)
         self.extras = extras
-        self.leave = leave
 
 
 class Setups:
@@ -112,18 +138,17 @@ class Setups:
         session = chunk.call.session
         if session is None:
             return ()
-        found = self._open.get(session.id)
-        if found is None:
+        found = self.open(session)
+        if found.extras is None:
             if self._failed is not None and self._failed[0] == session.id:
                 raise SetupError(self._failed[1])  # of a chunk that was sent before the caller knew
-            init, leave = _function(session.init), _function(session.exit)
             started = monotonic()
             try:
                 extras = self._extras(session)
-                if init is not None:
+                if session.init is not None:
                     self._board[STARTED] = monotonic_ns()
                     self._board[OFFSET] = INIT
-                    init(*extras)
+                found.set_up(extras)
             except BaseException as error:  # as a task's: what it raises never ends the worker
                 self._failed = session.id, self._describe(error, "worker_init")
                 raise SetupError(self._failed[1]) from None
@@ -131,8 +156,19 @@ class Setups:
                 self._board[STARTED] = monotonic_ns()  # first, so that init's time is not the task's
                 self._board[OFFSET] = 0
                 self._seconds += monotonic() - started
-            found = self._open[session.id] = _Setup(session, extras, leave)
+        assert found.extras is not None
         return found.extras
+
+    def open(self, session: Session) -> _Setup:
+        """Return a session with its functions opened.
+
+        Raises:
+            FunctionUnknownError: this process does not know one of them by name.
+        """
+        found = self._open.get(session.id)
+        if found is None:
+            found = self._open[session.id] = _Setup(session)
+        return found
 
     def taken(self) -> float:
         """Return the seconds that ``worker_init`` took since this was last asked."""
@@ -157,7 +193,7 @@ class Setups:
         started = monotonic()
         values: list[Any] = []
         failure = None
-        if found is not None and found.leave is not None:
+        if found is not None and found.extras is not None and found.leave is not None:
             self._board[STARTED] = monotonic_ns()
             self._board[CHUNK] = -session
             try:
@@ -174,7 +210,8 @@ class Setups:
     def end_all(self) -> None:
         """Take all of them down: the worker is to be replaced."""
         for session in list(self._open):
-            self.end(session, leave=self._open[session].leave is not None)
+            found = self._open[session]
+            self.end(session, leave=found.extras is not None and found.leave is not None)
 
     def _extras(self, session: Session) -> tuple[Any, ...]:
         extras: list[Any] = []
@@ -188,7 +225,3 @@ class Setups:
 
     def _describe(self, error: BaseException, what: str) -> FailedTask:
         return describe(error, 0, what, self._worker, not self._packs)
-
-
-def _function(function: Callable[..., Any] | Packed | None) -> Callable[..., Any] | None:
-    return unpack_function(function) if isinstance(function, Packed) else function

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +33,28 @@ def step(state, number):
 
 def take_down(state):
     return "left"
+
+scale = 0
+kept = None
+filled = {}
+
+def keep():
+    global kept
+    kept = "kept"
+    filled["by"] = "keep"
+
+def found(item):
+    return kept, filled.get("by")
+
+def found_elsewhere(item):
+    from pools_core.testing import worker_tasks
+    return worker_tasks.kept
+
+def last():
+    return kept
+
+def scaler():
+    return lambda number: scale * number
 """
 
 SUCCESSORS = list(range(1, 201))
@@ -93,6 +115,56 @@ class FunctionsContract(ContractBase):
             results = pool.get_exit_results()
             assert set(results) == {"left"}
             assert len(results) <= pool.size
+
+    @pytest.mark.parametrize("keep_alive", [False, True])
+    def test_what_worker_init_assigns_is_there_for_tasks(self, here: ModuleType, keep_alive: bool) -> None:
+        """In globals of their module, though workers have no such module; in each call again, or still."""
+        with self.make_pool(keep_alive=keep_alive) as pool:
+            options: CallOptions = {"worker_init": here.keep, "worker_exit": here.last}
+            for chunksize in (1, None, 50):
+                assert set(pool.map(here.found, range(200), chunksize, **options)) == {("kept", "keep")}
+            assert pool.apply(here.found, (1,), **options) == ("kept", "keep")
+            assert pool.apply_async(here.found, (1,), **options).get(30) == ("kept", "keep")
+            if keep_alive:  # what is there is there for a call, too, that does not ask for it
+                assert set(pool.map(here.found, range(200), 1)) == {("kept", "keep")}
+                assert pool.submit(here.found, 1).result(30) == ("kept", "keep")
+            pool.stop_and_join()
+
+            assert set(pool.get_exit_results()) == {"kept"}
+
+    def test_a_worker_goes_on_using_the_modules_that_it_has(
+        self, here: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One function that it does not know makes no copy of what the others refer to."""
+        monkeypatch.setattr(worker_tasks, "kept", None)  # this process is the worker of some pools
+        with self.make_pool() as pool:
+            for _ in range(2):
+                found = pool.map(here.found_elsewhere, range(20), worker_init=worker_tasks.keep)
+                assert found == ["kept"] * 20
+
+    @pytest.mark.parametrize("keep_alive", [False, True])
+    @pytest.mark.parametrize("find", [worker_tasks.found, worker_tasks.finder()], ids=["name", "code"])
+    @pytest.mark.parametrize("init", [worker_tasks.keep, worker_tasks.keeper()], ids=["by name", "by code"])
+    def test_functions_known_by_name_and_others_find_the_same(
+        self,
+        init: Callable[[], None],
+        find: Callable[[object], str | None],
+        keep_alive: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As a lambda does, and a function of a module that workers have."""
+        monkeypatch.setattr(worker_tasks, "kept", None)
+        with self.make_pool(keep_alive=keep_alive) as pool:
+            for chunksize in (1, None):
+                assert pool.map(find, range(20), chunksize, worker_init=init) == ["kept"] * 20
+
+    def test_a_function_brings_globals_as_they_are_when_it_is_called(self, here: ModuleType) -> None:
+        """Each call's are its own, also where workers are set up."""
+        with self.make_pool() as pool:
+            for scale in (2, 3):
+                vars(here)["scale"] = scale
+                assert pool.map(here.scaler(), [1, 2], worker_init=worker_tasks.keep) == [scale, 2 * scale]
+                assert pool.map(here.scaler(), [1, 2]) == [scale, 2 * scale]
 
 
 def _pids(pool: Pool, *, state: bool = False) -> set[int]:

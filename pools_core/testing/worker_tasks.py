@@ -13,12 +13,16 @@ import gc
 import os
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from pools_core.testing.tasks import Address, Payload, first, go_wrong, note, pass_gate, runs
 
 State = dict[str, Any]
+
+kept: str | None = None
+"""What ``keep`` has kept, in the worker that called it."""
 
 TICK: Final = 0.01
 """Seconds between two lines of ``tick_forever``."""
@@ -32,6 +36,32 @@ def set_up(log: str, state: State) -> None:
     state["token"] = uuid.uuid4().hex
     state["tasks"] = 0
     note(log, f"init:{state['token']}")
+
+
+def keep() -> None:
+    """Begin, by assigning a global of this module."""
+    global kept  # noqa: PLW0603  that is the point
+    kept = "kept"
+
+
+def found(item: object) -> str | None:
+    """Return what has been kept."""
+    return kept
+
+
+def keeper() -> Callable[[], None]:
+    """Return a function that does what ``keep`` does, and has no name of its own."""
+
+    def keep_too() -> None:
+        global kept  # noqa: PLW0603  as above
+        kept = "kept"
+
+    return keep_too
+
+
+def finder() -> Callable[[object], str | None]:
+    """Return a function that does what ``found`` does, and has no name of its own."""
+    return lambda _: kept
 
 
 def set_up_as(log: str, owner: str, state: State) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pools_core.functions import FunctionNotFoundError, find_function
+from pools_core.namespaces import Namespaces
 
 SOURCE = """
 import threading
@@ -69,6 +70,22 @@ def test_where_the_file_is_not_the_same_the_code_goes_along(tasks, change):
         tasks.write_text(SOURCE.format(lock="", number=2))
 
     assert pickle.loads(sent)(1) == 2
+
+
+def test_where_the_file_is_gone_functions_of_a_session_share_its_globals(tasks):
+    """What one assigns the other finds, as where the file is."""
+    tasks.write_text(
+        "kept = 0\ndef keep():\n    global kept\n    kept = 1\ndef found(_):\n    return kept\n"
+    )
+    sent = [pickle.dumps(find_function(f"{tasks}:{name}")) for name in ("keep", "found")]
+    forget()
+    tasks.unlink()
+
+    there = Namespaces()
+    keep, found = (there.open(pickle.loads, one) for one in sent)
+    there.run(keep)
+
+    assert found(0) == 1
 
 
 def test_code_that_cannot_go_along_needs_the_file(tasks):

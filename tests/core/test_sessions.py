@@ -390,7 +390,7 @@ def test_a_kept_session_lasts_as_long_as_a_call_that_began_with_it(monkeypatch):
         flow = pool._map_flow(abs, [1], Convention.ONE, ListSink(), settings)
         old = flow.call.session
 
-        new = sessions.by_value(flow)
+        new = sessions.by_value(flow, 7)
         with pool._pump.lock:
             sessions.sweep()
         assert ended == []

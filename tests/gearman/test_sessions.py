@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -58,6 +60,75 @@ def test_workers_that_do_not_know_the_functions_are_not_killed(cluster, tmp_path
         pool.stop_and_join()
         assert set(pool.get_exit_results()) == {"left"}
     assert "died" not in node.says()
+
+
+def test_a_function_that_was_refused_once_comes_with_its_code_from_then_on(cluster, tmp_path, monkeypatch):
+    """Each refusal is a way to the node and back; and nothing is kept of the calls that were refused."""
+    cluster.start_node()
+    with only_here(tmp_path) as here, cluster.pool() as pool:
+        refused = []
+        whole = pool._pump.book.ship_by_value
+        monkeypatch.setattr(
+            pool._pump.book, "ship_by_value", lambda *given: (refused.append(given[-1]), whole(*given))
+        )
+        options = {"worker_init": here.keep, "worker_exit": here.last}
+        assert pool.map(here.found, [1], 1, **options) == [("kept", "keep")]
+        assert set(refused) == {1 + 2 + 4}
+
+        del refused[:]
+        for _ in range(3):
+            assert pool.map(here.found, range(20), **options) == [("kept", "keep")] * 20
+            assert pool.submit(here.successor, 1).result(30) == 2
+            assert pool.map(here.successor, range(20)) == list(range(1, 21))
+        assert set(refused) <= {1}
+        assert len(refused) == 1  # of the one that was new
+
+        wait_until(lambda: not pool._pump.flows, 10)
+        assert not pool._pump.book._open
+        client = pool._pump.engine._client
+        wait_until(lambda: not client._calls and not client.sessions.any, 10)
+
+
+SCRIPT = """
+import sys
+from pools_core import MakePool
+from pools_core.testing import worker_tasks
+
+model = None
+
+def load():
+    global model
+    model = "loaded"
+
+def use(_):
+    return model
+
+def use_other(_):
+    return worker_tasks.kept
+
+if __name__ == "__main__":
+    with MakePool("gearman", sys.argv[1]) as pool:
+        print(pool.map(use, range(3), worker_init=load), pool.apply(use, (1,), worker_init=load))
+        print(pool.map(lambda _: model, range(3), worker_init=load))
+        print(pool.map(use_other, range(3), worker_init=worker_tasks.keep))
+"""
+
+
+def test_a_script_sets_workers_up_with_globals(cluster, tmp_path):
+    """As scripts do: in their own, and in those of a module that nodes have."""
+    cluster.start_node()
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    command = [sys.executable, str(script), str(cluster.config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "['loaded', 'loaded', 'loaded'] loaded",
+        "['loaded', 'loaded', 'loaded']",
+        "['kept', 'kept', 'kept']",
+    ]
 
 
 def test_a_lost_node_has_said_what_it_had_to_say(cluster, tmp_path):

@@ -133,6 +133,39 @@ def test_each_worker_has_a_number_of_its_own(start_method):
     assert len(set(numbers)) >= 4, numbers
 
 
+PIPED = """
+from pools_core import MakePool
+
+model = None
+
+def load():
+    global model
+    model = "loaded"
+
+def use(number):
+    return model, number
+
+with MakePool("multicore", n_jobs=2, start_method=START_METHOD) as pool:
+    print(pool.map(use, range(2), worker_init=load))
+    print(pool.map(lambda number: use(number), range(2), worker_init=load))
+"""
+
+
+@METHODS
+def test_a_program_may_come_from_standard_input(start_method):
+    """Workers cannot read it once more, and need not: its functions come with their code."""
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=PIPED.replace("START_METHOD", repr(start_method)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["[('loaded', 0), ('loaded', 1)]"] * 2
+
+
 CHILDREN = """
 def child(number):
     sys.exit(number)
