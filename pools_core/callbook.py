@@ -76,7 +76,8 @@ class CallBook:
         """Return a call of a function for single tasks, and whether it is kept for the next time.
 
         Only what travels by name and has no state of its own is kept: functions and classes of modules.
-        Anything else may have changed in the meantime, its state or its closure.
+        Anything else may have changed in the meantime, its state or its closure.  A function of a module that
+        workers do not have is kept as long as its code and the globals that it uses are the same.
 
         Args:
             func: the function.
@@ -90,7 +91,7 @@ class CallBook:
         if settings is not DEFAULTS or session is not None:
             key = func, settings.task_timeout, settings.seed, settings.worker_lifespan, session and session.id
         call = self._kept.get(key)
-        if call is not None:
+        if call is not None and not self._has_changed(func, call):
             # Without the lock, which the thread that waits on the engine may just hold: both are atomic.
             try:
                 self._kept.move_to_end(key)
@@ -98,14 +99,23 @@ class CallBook:
             except KeyError:
                 pass
         call = self.new(func, Convention.APPLY, settings, session)
-        if isinstance(call.function, Packed) and not travels_by_name(call.function):
+        if not _stays_the_same(func, call):
             return call, False
         with self._pump.lock:
+            # A chunk of one that is let go of may have to be sent still, and brings it along; see ``used``.
+            if (old := self._kept.pop(key, None)) is not None:
+                self.close(old)
             self._kept[key] = call
             if len(self._kept) > KEPT:
-                # A chunk of it that is still to be sent brings the call along once more.
                 self.close(self._kept.popitem(last=False)[1])
         return call, True
+
+    def _has_changed(self, func: Callable[..., Any], call: Call) -> bool:
+        """Whether a function that is kept with its code is another one by now, or uses other globals."""
+        packed = call.function
+        if not isinstance(packed, Packed) or not is_by_value(packed):
+            return False
+        return pack_function(func, by_value=True) != packed
 
     def pack(self, func: Callable[..., Any]) -> Packed:
         """Pack a function: with its code at once, if a worker has not known its name before.
@@ -146,18 +156,24 @@ class CallBook:
             return  # several chunks had been refused before the first refusal came back
         function = self.with_code(flow.function, call.function) if unknown & 1 else call.function
         session = self._pump.sessions.by_value(flow, unknown)
-        new = call._replace(id=next(self._ids), function=function, session=session)
-        self._enter(new)
         with self._pump.lock:
-            if flow.keeps_call:
-                # By value it is shipped afresh each time: its globals may change.
-                for key in [key for key, kept in self._kept.items() if kept is call]:
-                    del self._kept[key]
-            flow.keeps_call = False
+            for key in [key for key, one in self._kept.items() if one is call]:
+                del self._kept[key]
+        if flow.keeps_call:
+            new, flow.keeps_call = self.for_single(flow.function, flow.settings, flow.claim)
+        else:
+            new = call._replace(id=next(self._ids), function=function, session=session)
+            self._enter(new)
+        with self._pump.lock:
             flow.call = new
             flow.replaced = (*flow.replaced, call)
             for out in flow.ready:
                 out.chunk = out.chunk._replace(call=new)
+
+    def used(self, call: Call) -> None:
+        """A use of a kept call is over.  If it was let go of before, the engine may have met it again."""
+        if call.id not in self._open and not (self._pump.stopped or self._pump.terminated):
+            self._pump.carefully(self._pump.engine.close, call)
 
     def close(self, call: Call) -> None:
         """Close a call.  Under the pump's lock."""
@@ -189,6 +205,14 @@ class CallBook:
             self._pump.repair()
             self._open[call.id] = call
             self._pump.carefully(self._pump.engine.open, call)
+
+
+def _stays_the_same(func: Callable[..., Any], call: Call) -> bool:
+    """Whether the next call of a function may be this one; ``_has_changed`` looks again."""
+    packed = call.function
+    if not isinstance(packed, Packed) or travels_by_name(packed):
+        return True
+    return is_by_value(packed) and getattr(func, "__closure__", None) is None
 
 
 def _has_no_state(func: Callable[..., Any]) -> bool:

@@ -241,6 +241,8 @@ class Pump:
                 self.sessions.drop(session)
             for call in flow.replaced if flow.keeps_call else (*flow.replaced, flow.call):
                 self.book.close(call)
+            if flow.keeps_call:
+                self.book.used(flow.call)
             self.background.leave(flow)
             for chunk in flow.in_flight:  # all results are in, but the worker has not said so yet
                 self._feeder.disown(chunk)
@@ -285,6 +287,8 @@ class Pump:
                 self.rouse(flow)
             return
         self._flows.difference_update(flows)
+        if flows:
+            self.book.used(flows[0].call)  # what goes together is of one call
         self.background.ended_here(flows)
         self._ended.wake()
         for flow in flows:

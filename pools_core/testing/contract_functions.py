@@ -53,6 +53,9 @@ def found_elsewhere(item):
 def last():
     return kept
 
+def scaled(number):
+    return scale * number
+
 def scaler():
     return lambda number: scale * number
 """

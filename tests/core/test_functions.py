@@ -74,9 +74,7 @@ def test_where_the_file_is_not_the_same_the_code_goes_along(tasks, change):
 
 def test_where_the_file_is_gone_functions_of_a_session_share_its_globals(tasks):
     """What one assigns the other finds, as where the file is."""
-    tasks.write_text(
-        "kept = 0\ndef keep():\n    global kept\n    kept = 1\ndef found(_):\n    return kept\n"
-    )
+    tasks.write_text("kept = 0\ndef keep():\n    global kept\n    kept = 1\ndef found(_):\n    return kept\n")
     sent = [pickle.dumps(find_function(f"{tasks}:{name}")) for name in ("keep", "found")]
     forget()
     tasks.unlink()

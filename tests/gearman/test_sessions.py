@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from pools_core import callbook
 from pools_core.errors import TransportError, UnsupportedOptionError
 from pools_core.testing import tasks, worker_tasks
 from pools_core.testing.contract_functions import only_here
@@ -83,10 +84,48 @@ def test_a_function_that_was_refused_once_comes_with_its_code_from_then_on(clust
         assert set(refused) <= {1}
         assert len(refused) == 1  # of the one that was new
 
-        wait_until(lambda: not pool._pump.flows, 10)
-        assert not pool._pump.book._open
-        client = pool._pump.engine._client
-        wait_until(lambda: not client._calls and not client.sessions.any, 10)
+        _nothing_is_open_but_what_is_kept(pool, 1)
+
+
+def _nothing_is_open_but_what_is_kept(pool, kept):
+    """Neither with the pool nor with its client."""
+    wait_until(lambda: not pool._pump.flows, 10)
+    book, client = pool._pump.book, pool._pump.engine._client
+    assert {call.id for call in book._kept.values()} == book._open.keys()
+    assert len(book._open) == kept
+    wait_until(lambda: client._calls.keys() <= book._open.keys() and not client.sessions.any, 10)
+
+
+def test_single_tasks_of_such_a_function_go_together(cluster, tmp_path, bundles):
+    """As those do whose functions nodes know; and each has the globals that there were when it was submitted.
+
+    Once it is known that nodes do not know the function; until then, those that there are when that is said.
+    """
+    cluster.start_node()
+    with only_here(tmp_path) as here, cluster.pool() as pool:
+        for _ in range(2):
+            assert [one.result(30) for one in [pool.submit(here.successor, n) for n in range(300)]] == [
+                *range(1, 301)
+            ]
+        assert sum(bundles) > 100
+        assert pool.apply(here.scaled, (3,)) == 0
+        futures = []
+        for scale in range(5):
+            vars(here)["scale"] = scale
+            futures += [pool.submit(here.scaled, number) for number in range(20)]
+        found = [future.result(30) for future in futures]
+        assert found == [scale * number for scale in range(5) for number in range(20)]
+        _nothing_is_open_but_what_is_kept(pool, 2)
+
+
+def test_calls_that_are_let_go_of_while_tasks_wait_are_not_kept_by_the_client(cluster, monkeypatch):
+    """A chunk that is sent later brings its call along once more; after the last use it is forgotten."""
+    monkeypatch.setattr(callbook, "KEPT", 1)
+    cluster.start_node()
+    with cluster.pool() as pool:
+        futures = [pool.submit(function, -1) for _ in range(100) for function in (abs, str, bool)]
+        assert [future.result(30) for future in futures] == [1, "-1", True] * 100
+        _nothing_is_open_but_what_is_kept(pool, 1)
 
 
 SCRIPT = """
