@@ -123,10 +123,11 @@ class CallBook:
         Raises:
             SerializationError: it cannot be pickled.
         """
-        with contextlib.suppress(TypeError):  # what cannot be hashed has not been remembered either
-            if self._unknown and func in self._unknown:
-                return pack_function(func, by_value=True)
-        return pack_function(func)
+        try:
+            by_value = bool(self._unknown) and func in self._unknown
+        except TypeError:  # it cannot be hashed, and so has not been remembered
+            by_value = False
+        return pack_function(func, by_value=by_value)
 
     def with_code(
         self, func: Callable[..., Any], packed: Callable[..., Any] | Packed

@@ -13,6 +13,7 @@ that one worker opens of a session shares its modules' globals.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
@@ -53,7 +54,7 @@ class Namespaces:
             function = load(*args, **kwargs)
         finally:
             _opening.namespaces = before
-        there = getattr(function, "__globals__", _NO_GLOBALS)
+        there = _globals_used(function)
         module = name_of(there)
         if there is not _NO_GLOBALS and there is not self._globals.get(module):
             self._own[module] = there
@@ -91,7 +92,7 @@ class Namespaces:
 
     def run(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a session's ``worker_init``.  Raises what that raises."""
-        there = getattr(function, "__globals__", _NO_GLOBALS)
+        there = _globals_used(function)
         module = name_of(there)
         own = there is not self._globals.get(module)
         # In a module of this process, all that was assigned since the first time: it may assign what is there
@@ -106,7 +107,7 @@ class Namespaces:
 
 
 _NO_GLOBALS: Final[dict[str, Any]] = {}
-"""Those of what is no plain function."""
+"""Those of what is no function."""
 
 _first: Final[dict[str, dict[str, Any]]] = {}
 """The globals of this process's own modules, as they were before a session's function assigned any."""
@@ -123,6 +124,13 @@ def name_of(module: Mapping[str, Any]) -> str:
     """Return a module's name with the caller, by its globals."""
     name = str(module.get("__name__"))
     return "__main__" if name == "__mp_main__" else name
+
+
+def _globals_used(function: Any) -> dict[str, Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    found: dict[str, Any] = getattr(function, "__globals__", _NO_GLOBALS)
+    return found
 
 
 # What pickles refer to.

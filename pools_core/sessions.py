@@ -279,8 +279,7 @@ class Sessions:
         if old is None or not unknown & 6:
             return old
         assert flow.claim is not None
-        with self._pump.lock:
-            known = self._records[old.id]
+        known = self._records[old.id]  # the claim has it kept
         book = self._pump.book
         (init, leave), (now_init, now_leave) = known.functions, (old.init, old.exit)
         if init is not None and now_init is not None and unknown & 2:

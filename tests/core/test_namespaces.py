@@ -161,6 +161,15 @@ def test_what_a_module_of_this_process_assigns_is_seen_by_both(caller, monkeypat
     assert opened(there, by_name["state"])[0]()[0] is not None
 
 
+def test_a_function_with_some_of_its_arguments_assigns_as_well(caller):
+    """As ``functools.partial`` makes it, the usual way to give ``worker_init`` an argument."""
+    pickles = packed(caller, "state")
+    exec("def keep(value):\n    global model\n    model = value", vars(caller))
+    there = Namespaces()
+    there.run(functools.partial(functools.partial(caller.keep), "kept"))
+    assert opened(there, *pickles)[0]()[0] == "kept"
+
+
 def test_what_is_no_plain_function_is_called_as_well():
     """It has no globals to look at."""
     there, found = Namespaces(), []
