@@ -95,8 +95,9 @@ def test_other_sessions_have_their_own(caller):
     init, state = opened(there, *pickles)
     there.run(init)
 
-    assert opened(elsewhere, *pickles)[1]()[0] is None
     assert pickle.loads(pickles[1])()[0] is None
+    assert opened(elsewhere, *pickles)[1]()[0] is None
+    assert pickle.loads(pickles[1]).__globals__ is not elsewhere.of(caller.__name__, {})
     assert state()[0] is not None
 
 

@@ -133,6 +133,41 @@ def test_each_worker_has_a_number_of_its_own(start_method):
     assert len(set(numbers)) >= 4, numbers
 
 
+GLOBALS = """
+model = None
+
+def load():
+    global model
+    model = "loaded"
+
+def use(_):
+    return model
+
+def assigned_in_a_script():
+    found = []
+    with MakePool("multicore", n_jobs=1, **json.loads(sys.argv[1])) as pool:
+        for function in (use, lambda _: model):
+            for _ in range(2):  # the second time it is there before
+                found += pool.map(function, range(2), worker_init=load)
+    return found
+
+if __name__ == "__main__":
+    import json
+    from pools_core import MakePool
+    print(json.dumps(assigned_in_a_script()))
+
+def task():
+    return "done"
+"""
+
+
+@METHODS
+def test_a_lambda_and_a_function_of_the_script_find_what_worker_init_assigned(tmp_path, start_method):
+    """Whatever the script is called in the worker."""
+    lines = run(tmp_path, GLOBALS, start_method=start_method)
+    assert json.loads(lines[0]) == ["loaded"] * 8
+
+
 PIPED = """
 from pools_core import MakePool
 
