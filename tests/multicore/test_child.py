@@ -133,7 +133,7 @@ def test_each_worker_has_a_number_of_its_own(start_method):
     assert len(set(numbers)) >= 4, numbers
 
 
-GLOBALS = """
+ASSIGNED = """
 model = None
 
 def load():
@@ -164,7 +164,7 @@ def task():
 @METHODS
 def test_a_lambda_and_a_function_of_the_script_find_what_worker_init_assigned(tmp_path, start_method):
     """Whatever the script is called in the worker."""
-    lines = run(tmp_path, GLOBALS, start_method=start_method)
+    lines = run(tmp_path, ASSIGNED, start_method=start_method)
     assert json.loads(lines[0]) == ["loaded"] * 8
 
 
