@@ -30,24 +30,20 @@ def dumps(
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     """As cloudpickle's, but a function's globals are asked for by the name of its module."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._globals: dict[int, _Globals] = {}
-
     def reducer_override(self, obj: Any) -> Any:
         """Return how an object is reduced."""
         reduced = super().reducer_override(obj)
         if type(obj) is not FunctionType or not isinstance(reduced, tuple) or _is_method(obj):
             return reduced
-        # As cloudpickle has it: what makes it of these arguments, and what fills it, with what.
+        # As cloudpickle has it: what makes it of these arguments, and what fills it, with what.  The globals are
+        # one object for all functions here that have the same.
         how, (code, base, *others), state, _, _, fill = reduced
         module = name_of(base)
-        found = self._globals.setdefault(id(base), _Globals(module, base))
-        return make, (how, code, found, *others), (fill, module, state), None, None, set_state
+        return make, (how, code, _Globals(module, base), *others), (fill, module, state), None, None, set_state
 
 
 class _Globals:
-    """The globals of some functions, in a pickle."""
+    """The globals of a function, in a pickle."""
 
     def __init__(self, module: str, base: dict[str, Any]) -> None:
         self._module = module
