@@ -92,6 +92,14 @@ class WorkerFailuresContract(ContractBase):
         assert len(tasks.runs(log)) <= 2 * pool.size
         assert_usable(pool)
 
+    def test_a_kept_session_whose_init_failed_ends_without_its_exit(self) -> None:
+        """At the end of the pool there is nothing to take down, and nothing to complain of."""
+        with self.make_pool(keep_alive=True) as pool:
+            with pytest.raises(ValueError, match="no number"):
+                pool.map(tasks.square, [1, 2], 1, worker_init=partial(int, "no number"), worker_exit=os.getpid)
+            pool.stop_and_join()
+            assert pool.get_exit_results() == []
+
     def test_exit_does_not_run_where_init_failed(self, pool: Pool, log: str) -> None:
         """There is nothing to take down."""
         leave = partial(worker_tasks.note_and_return, log, "exit")
