@@ -35,8 +35,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         reduced = super().reducer_override(obj)
         if type(obj) is not FunctionType or not isinstance(reduced, tuple) or _is_method(obj):
             return reduced
-        # As cloudpickle has it: what makes it of these arguments, and what fills it, with what.  ``base`` is one
-        # object for all functions here that have the same globals.
+        # As cloudpickle has it: what makes it of these arguments, and what fills it, with what.  The base is
+        # one object for all functions here that have the same globals.
         how, (code, base, *others), state, _, _, fill = reduced
         module = name_of(base)
         made_of = (how, code, _Globals(module, base), *others)

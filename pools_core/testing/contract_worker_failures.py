@@ -96,7 +96,9 @@ class WorkerFailuresContract(ContractBase):
         """At the end of the pool there is nothing to take down, and nothing to complain of."""
         with self.make_pool(keep_alive=True) as pool:
             with pytest.raises(ValueError, match="no number"):
-                pool.map(tasks.square, [1, 2], 1, worker_init=partial(int, "no number"), worker_exit=os.getpid)
+                pool.map(
+                    tasks.square, [1, 2], 1, worker_init=partial(int, "no number"), worker_exit=os.getpid
+                )
             pool.stop_and_join()
             assert pool.get_exit_results() == []
 

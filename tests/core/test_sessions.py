@@ -13,7 +13,7 @@ import pytest
 from pools_core import MakePool, SerializationError
 from pools_core.calls import Call, Chunk, Convention, Session
 from pools_core.failures import rebuild_exit, rebuild_setup
-from pools_core.payload import pack_function, unpack, unpack_batch
+from pools_core.payload import is_by_value, pack_function, unpack, unpack_batch
 from pools_core.setup import BOARD_SLOTS, CHUNK, INIT, OFFSET, STARTED, SetupError, Setups, running
 from pools_core.shared import SharedObject, inheritable, inherited
 from pools_core.sinks import ListSink
@@ -400,3 +400,19 @@ def test_a_kept_session_lasts_as_long_as_a_call_that_began_with_it(monkeypatch):
             sessions.sweep()
         assert ended == [old.id] != [new.id]
         monkeypatch.undo()
+
+
+def test_a_call_that_was_refused_in_two_chunks_is_replaced_once():
+    """The second refusal is of what has been replaced."""
+    with MakePool("multicore", n_jobs=1) as pool:
+        book = pool._pump.book
+        flow = pool._map_flow(abs, [1], Convention.ONE, ListSink(), pool._settings({}, None))
+        refused = flow.call
+
+        book.ship_by_value(flow, refused, 1)
+        new = flow.call
+        book.ship_by_value(flow, refused, 1)
+
+        assert flow.call is new is not refused
+        assert flow.replaced == (refused,)
+        assert is_by_value(new.function)
