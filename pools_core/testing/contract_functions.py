@@ -56,6 +56,13 @@ def last():
 def scaled(number):
     return scale * number
 
+def counter():
+    seen = []
+    def count(item):
+        seen.append(item)
+        return len(seen)
+    return count
+
 def scaler():
     return lambda number: scale * number
 """

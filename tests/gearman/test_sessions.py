@@ -118,6 +118,14 @@ def test_single_tasks_of_such_a_function_go_together(cluster, tmp_path, bundles)
         _nothing_is_open_but_what_is_kept(pool, 2)
 
 
+def test_what_a_function_closes_over_comes_anew_with_each_task(cluster, tmp_path):
+    """It is the caller's, whatever earlier tasks have done to a copy."""
+    cluster.start_node()
+    with only_here(tmp_path) as here, cluster.pool() as pool:
+        count = here.counter()
+        assert [pool.apply(count, (1,)) for _ in range(5)] == [1] * 5
+
+
 def test_calls_that_are_let_go_of_while_tasks_wait_are_not_kept_by_the_client(cluster, monkeypatch):
     """A chunk that is sent later brings its call along once more; after the last use it is forgotten."""
     monkeypatch.setattr(callbook, "KEPT", 1)
