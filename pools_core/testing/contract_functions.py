@@ -59,7 +59,7 @@ def scaled(number):
 def counter():
     seen = []
     def count(item):
-        seen.append(item)
+        seen.append(successor(item))
         return len(seen)
     return count
 
