@@ -72,9 +72,20 @@ def test_where_the_file_is_not_the_same_the_code_goes_along(tasks, change):
     assert pickle.loads(sent)(1) == 2
 
 
+SESSION = """
+kept = None
+filled = {}
+def keep():
+    global kept
+    kept = filled["by"] = "keep"
+def found(_):
+    return kept, filled
+"""
+
+
 def test_where_the_file_is_gone_functions_of_a_session_share_its_globals(tasks):
     """What one assigns the other finds, as where the file is."""
-    tasks.write_text("kept = 0\ndef keep():\n    global kept\n    kept = 1\ndef found(_):\n    return kept\n")
+    tasks.write_text(SESSION)
     sent = [pickle.dumps(find_function(f"{tasks}:{name}")) for name in ("keep", "found")]
     forget()
     tasks.unlink()
@@ -83,7 +94,7 @@ def test_where_the_file_is_gone_functions_of_a_session_share_its_globals(tasks):
     keep, found = (there.open(pickle.loads, one) for one in sent)
     there.run(keep)
 
-    assert found(0) == 1
+    assert found(0) == ("keep", {"by": "keep"})
 
 
 def test_code_that_cannot_go_along_needs_the_file(tasks):

@@ -13,7 +13,7 @@ import pytest
 from pools_core import MakePool, SerializationError
 from pools_core.calls import Call, Chunk, Convention, Session
 from pools_core.failures import rebuild_exit, rebuild_setup
-from pools_core.payload import is_by_value, pack_function, unpack, unpack_batch
+from pools_core.payload import is_by_value, pack_function, unpack, unpack_batch, unpack_function
 from pools_core.setup import BOARD_SLOTS, CHUNK, INIT, OFFSET, STARTED, SetupError, Setups, running
 from pools_core.shared import SharedObject, inheritable, inherited
 from pools_core.sinks import ListSink
@@ -400,6 +400,20 @@ def test_a_kept_session_lasts_as_long_as_a_call_that_began_with_it(monkeypatch):
             sessions.sweep()
         assert ended == [old.id] != [new.id]
         monkeypatch.undo()
+
+
+def test_a_call_that_found_a_session_brings_its_functions_too():
+    """Though it was another call that gave them."""
+    with MakePool("multicore", n_jobs=1, keep_alive=True) as pool:
+        options = {"worker_init": os.getpid, "worker_exit": os.getppid}
+        first = pool._map_flow(abs, [1], Convention.ONE, ListSink(), pool._settings(options, None))
+        later = pool._map_flow(abs, [1], Convention.ONE, ListSink(), pool._settings({}, None))
+        assert later.call.session is first.call.session
+
+        new = pool._pump.sessions.by_value(later, 2)
+
+        assert (is_by_value(new.init), is_by_value(new.exit)) == (True, False)
+        assert unpack_function(new.init)() == os.getpid()
 
 
 def test_a_call_that_was_refused_in_two_chunks_is_replaced_once():

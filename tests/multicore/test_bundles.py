@@ -319,6 +319,21 @@ def test_a_thread_that_one_of_them_is_lent_to_need_not_wait_for_the_others(pool,
     assert sleeper.acquire(blocking=False)
 
 
+def test_a_call_that_was_let_go_of_is_closed_after_its_last_tasks(pool, monkeypatch):
+    """They may have gone to the engine since, which met it again."""
+    flow = pool._single(same, (1,), None, DEFAULTS)
+    closed = []
+    with monkeypatch.context() as patch, pool._pump.lock:
+        patch.setattr(pool._pump.background, "thread", threading.current_thread())
+        patch.setattr(pool._pump.engine, "close", closed.append)
+        pool._pump.end_singles([flow])
+        assert closed == []
+
+        pool._pump.book.close(pool._pump.book._kept.popitem()[1])
+        pool._pump.end_singles([flow])
+        assert closed == [flow.call] * 2
+
+
 def test_a_thread_that_ctrl_c_may_reach_leaves_their_end_to_their_owner(pool):
     """Torn between two steps, it would leave a future that nobody ever settles."""
     flow = pool._single(same, (1,), None, DEFAULTS)

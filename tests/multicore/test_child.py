@@ -180,8 +180,13 @@ def load():
 def use(number):
     return model, number
 
+class Number:
+    def __init__(self, number):
+        self.number = number
+
 with MakePool("multicore", n_jobs=2, start_method=START_METHOD) as pool:
     print(pool.map(use, range(2), worker_init=load))
+    print([result.number for result in pool.map(lambda one: one, [Number(3)])])
     print(pool.map(lambda number: use(number), range(2), worker_init=load))
 """
 
@@ -198,7 +203,8 @@ def test_a_program_may_come_from_standard_input(start_method):
         check=False,
     )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["[('loaded', 0), ('loaded', 1)]"] * 2
+    loaded = "[('loaded', 0), ('loaded', 1)]"
+    assert done.stdout.splitlines() == [loaded, "[3]", loaded]
 
 
 CHILDREN = """
