@@ -34,6 +34,9 @@ def step(state, number):
 def take_down(state):
     return "left"
 
+def tasks_so_far(state, item):
+    return state["tasks"]
+
 scale = 0
 kept = None
 filled = {}
@@ -141,6 +144,19 @@ class FunctionsContract(ContractBase):
             pool.stop_and_join()
 
             assert set(pool.get_exit_results()) == {"kept"}
+
+    def test_a_function_that_is_unknown_leaves_alone_what_is_set_up(
+        self, here: ModuleType, tmp_path: Path
+    ) -> None:
+        """By other functions, which workers know."""
+        log = str(tmp_path / "log")
+        with self.make_pool(use_worker_state=True, keep_alive=True) as pool:
+            options: CallOptions = {"worker_init": functools.partial(worker_tasks.set_up, log)}
+            with Gate(opens_at=pool.size) as gate:
+                wait = functools.partial(worker_tasks.count_at_gate, gate.address)
+                pool.map(wait, range(pool.size), 1, **options)
+            assert set(pool.map(here.tasks_so_far, range(20), 1, **options)) == {1}
+            assert len(worker_tasks.begun(log)) == pool.size
 
     def test_a_worker_goes_on_using_the_modules_that_it_has(
         self, here: ModuleType, monkeypatch: pytest.MonkeyPatch
