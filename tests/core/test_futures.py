@@ -112,7 +112,8 @@ def test_a_function_is_packed_once_unless_it_may_have_changed(monkeypatch, funct
     """What workers look up by its name is the same each time."""
     times = []
     monkeypatch.setattr(
-        "pools_core.callbook.pack_function", lambda *args: times.append(args) or pack_function(*args)
+        "pools_core.callbook.pack_function",
+        lambda *args, **kwds: times.append(args) or pack_function(*args, **kwds),
     )
     with MakePool("multicore", n_jobs=1) as pool:
         assert [pool.apply(function, (argument,)) for _ in range(3)] == [value] * 3
