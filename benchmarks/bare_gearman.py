@@ -115,7 +115,8 @@ def cluster(pool: str) -> Iterator[tuple[int, Path]]:
 def engine_rate(config: Path) -> float:
     """Return the seconds that the engine takes for ``JOBS`` empty chunks, 64 in flight."""
     from pools_core.calls import Call, Chunk, Outcomes, Returned
-    from pools_core.payload import pack_batch, pack_function
+    from pools_core.packed_functions import pack_function
+    from pools_core.payload import pack_batch
     from pools_gearman.engine import GearmanEngine
     from pools_gearman.settings import read_settings
 

@@ -11,10 +11,10 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from pools_core.calls import Call, Convention, Packed, Session
+from pools_core.calls import OF_CALL, Call, Convention, Packed, Session
 from pools_core.flow import Flow
 from pools_core.options import DEFAULTS, CallSettings
-from pools_core.payload import is_by_value, pack_function, travels_by_name
+from pools_core.packed_functions import is_by_value, pack_function, travels_by_name
 from pools_core.protocol import Engine
 
 if TYPE_CHECKING:
@@ -140,9 +140,13 @@ class CallBook:
         """
         if not isinstance(packed, Packed) or is_by_value(packed):
             return packed
+        self._remember(func)
+        return pack_function(func, by_value=True)
+
+    def _remember(self, func: Callable[..., Any]) -> None:
+        """A worker has not known this function's name."""
         with contextlib.suppress(TypeError):  # it cannot be hashed, or not be referred to weakly
             self._unknown.add(func)
-        return pack_function(func, by_value=True)
 
     def ship_by_value(self, flow: Flow, refused: Call, unknown: int) -> None:
         """Replace a call of which a worker does not know a function by one that brings the code along.
@@ -155,14 +159,16 @@ class CallBook:
         call = flow.call
         if refused.id != call.id:
             return  # several chunks had been refused before the first refusal came back
-        function = self.with_code(flow.function, call.function) if unknown & 1 else call.function
         session = self._pump.sessions.by_value(flow, unknown)
-        with self._pump.lock:
-            for key in [key for key, one in self._kept.items() if one is call]:
-                del self._kept[key]
         if flow.keeps_call:
+            with self._pump.lock:
+                for key in [key for key, one in self._kept.items() if one is call]:
+                    del self._kept[key]
+            if unknown & OF_CALL:
+                self._remember(flow.function)
             new, flow.keeps_call = self.for_single(flow.function, flow.settings, flow.claim)
         else:
+            function = self.with_code(flow.function, call.function) if unknown & OF_CALL else call.function
             new = call._replace(id=next(self._ids), function=function, session=session)
             self._enter(new)
         with self._pump.lock:

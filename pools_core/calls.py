@@ -22,11 +22,14 @@ from collections.abc import Callable, Sequence
 from pools_core.hints import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Final
 
     from pools_core.shared import SharedObject
 
 __all__ = [
+    "OF_CALL",
+    "OF_EXIT",
+    "OF_INIT",
     "Call",
     "Carried",
     "Chunk",
@@ -273,6 +276,12 @@ class Outcomes(Record):
         return _without(self, "values")
 
 
+OF_CALL: Final = 1
+OF_INIT: Final = 2
+OF_EXIT: Final = 4
+"""Whose function it is; see ``Refused``."""
+
+
 class Refused(Record):
     """A worker cannot run a chunk because it does not know the function as the caller does.
 
@@ -282,11 +291,12 @@ class Refused(Record):
 
     Attributes:
         chunk: the chunk's id.
-        unknown: which of the functions, a sum: 1 the call's, 2 ``worker_init``, 4 ``worker_exit``.
+        unknown: which of the functions, a sum of ``OF_CALL``, ``OF_INIT`` (``worker_init``) and ``OF_EXIT``;
+            all, if it is not known.
     """
 
     chunk: int
-    unknown: int = 7
+    unknown: int = OF_CALL | OF_INIT | OF_EXIT
 
 
 class Returned(Record):

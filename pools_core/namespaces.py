@@ -54,12 +54,16 @@ class Namespaces:
             function = load(*args, **kwargs)
         finally:
             _opening.namespaces = before
+        self.meet(function)
+        return function
+
+    def meet(self, function: Callable[..., Any]) -> None:
+        """Take note of a function of the session; it may be one of a module that this process has itself."""
         there = _globals_used(function)
         module = name_of(there)
         if there is not _NO_GLOBALS and there is not self._globals.get(module):
             self._own[module] = there
             there.update(self._assigned.get(module, {}))
-        return function
 
     def of(self, module: str, base: Mapping[str, Any]) -> dict[str, Any]:
         """Return a module's globals.

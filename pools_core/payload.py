@@ -1,7 +1,7 @@
 """Values to bytes and back, for whatever has to leave the process.
 
-Three things are packed: functions, the items of a chunk, and the values that tasks returned.  Items
-and values are packed as a batch, in one of three forms:
+The items of a chunk, and the values that tasks returned, are packed as a batch, in one of three forms (for
+functions see ``packed_functions``):
 
     m  plain    nothing but numbers, strings, bytes and None: one ``marshal`` of the list.  No code of
                 the user can run in it, neither packing nor opening it, so it cannot fail half-way.
@@ -23,9 +23,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from types import CodeType, FunctionType, NoneType
+from types import NoneType
 
-from pools_core.calls import Call, Hold, Packed, type_buffer, type_part
+from pools_core.calls import Hold, Packed, type_buffer, type_part
 from pools_core.errors import SerializationError, unpicklable
 from pools_core.hints import TYPE_CHECKING
 from pools_core.memory import copied
@@ -33,28 +33,23 @@ from pools_core.memory import copied
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from pools_core.namespaces import Namespaces
-
 __all__ = [
     "MARSHAL_VERSION",
     "PLAIN",
-    "STDIN",
-    "FunctionUnknownError",
+    "PROTOCOL",
+    "TRY_BY_VALUE",
     "Sealed",
     "are_plain_arguments",
     "batch_of",
-    "is_by_value",
+    "dumps_here",
+    "main_is_interactive",
     "pack",
     "pack_batch",
-    "pack_function",
     "pack_plain",
     "seal",
-    "travels_by_name",
     "types_of",
-    "unknown_of",
     "unpack",
     "unpack_batch",
-    "unpack_function",
 ]
 
 PLAIN: Final = frozenset({int, float, bool, NoneType, str, bytes, complex})
@@ -75,17 +70,13 @@ _ENTRY: Final = struct.Struct("<QI")
 _APART: Final = 1 << 63  # in an entry's length: the pickle itself is one of the buffers
 
 # Errors with which pickle says that it cannot do what cloudpickle may; anything else is the user's own.
-_TRY_BY_VALUE: Final = (pickle.PicklingError, AttributeError, TypeError)
+TRY_BY_VALUE: Final = (pickle.PicklingError, AttributeError, TypeError)
 
 
 class Sealed(Packed):
     """One element of a batch, not opened yet."""
 
     __slots__ = ()
-
-
-class FunctionUnknownError(Exception):
-    """The function's name means nothing, or something else, in this process."""
 
 
 def pack(
@@ -110,12 +101,12 @@ def pack(
             from pools_core import by_value as functions  # and cloudpickle: 10 ms, see below
 
             data = functions.dumps(value, PROTOCOL, _apart(buffers, keep, hold))
-        elif _main_is_interactive():
+        elif main_is_interactive():
             data = _dumps_with_code(value, buffers, keep, hold)
         else:
             try:
-                data = _dumps_here(value, buffers, keep, hold)
-            except _TRY_BY_VALUE:
+                data = dumps_here(value, buffers, keep, hold)
+            except TRY_BY_VALUE:
                 buffers.clear()
                 data = _dumps_with_code(value, buffers, keep, hold)
     except KeyboardInterrupt:
@@ -277,186 +268,10 @@ def _entries(view: memoryview, buffers: Sequence[Any]) -> Iterator[Sealed]:
         taken += n_buffers
 
 
-# --- functions --------------------------------------------------------------------------------------
+# --- pickles ----------------------------------------------------------------------------------------
 
 
-def pack_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed:
-    """Pack a function for workers.
-
-    By name where that is possible.  A name in ``__main__`` goes with a fingerprint of the code: a
-    worker that was started before the function was defined has none of that name, or an older one, and
-    says so instead of running the wrong code.
-
-    Args:
-        func: any callable.
-        by_value: ship its code; for when a worker has refused the name.
-
-    Raises:
-        SerializationError: it cannot be pickled.
-    """
-    what = f"the function {getattr(func, '__qualname__', func)!r}"
-    # The first byte says what it is: r a checked reference to the main script; n whatever pickle made of
-    # it, which is mostly a reference, too; c by cloudpickle, with its code but with references to what
-    # its module defines; v with its code and all that it uses of its module.
-    if by_value:
-        return Packed(b"v" + _with_its_module(func, what))
-    try:
-        buffers: list[type_part] = []
-        name = _dumps_here(func, buffers)
-    except _TRY_BY_VALUE:
-        pass
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's __reduce__ may raise anything
-        raise unpicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}", error) from error
-    else:
-        if not _main_is_interactive():
-            main = _main_function(func)
-            return Packed(b"n" + name, buffers) if main is None else Packed(b"r" + _fingerprint(main) + name)
-        # Beside a prompt, too, if it names nothing there: cloudpickle comes to the same, but takes its time.
-        if b"__main__" not in name and not _goes_by_value():
-            return Packed(b"n" + name, buffers)
-    packed = pack(func, what, keep=True, by_value=True)
-    return Packed(b"c" + packed.data, packed.buffers)
-
-
-def travels_by_name(packed: Packed) -> bool:
-    """Whether this is a function that workers look up, so that it is the same each time it is sent."""
-    return bytes(packed.data[:1]) in b"rn"
-
-
-def is_by_value(packed: Packed) -> bool:
-    """Whether this is a function with its code, so that no worker can fail to know it."""
-    return bytes(packed.data[:1]) == b"v"
-
-
-def unknown_of(call: Call) -> int:
-    """Return which functions of a call and its session are unknown here by name, see ``Refused``."""
-    session = call.session
-    functions = (call.function,) if session is None else (call.function, session.init, session.exit)
-    found = 0
-    for place, function in enumerate(functions):
-        if isinstance(function, Packed) and not is_by_value(function):
-            try:
-                unpack_function(function)
-            except FunctionUnknownError:
-                found += 1 << place
-            except Exception:  # noqa: S112  the user's; it is not unknown
-                continue
-    return found
-
-
-def unpack_function(packed: Packed, namespaces: Namespaces | None = None) -> Callable[..., Any]:
-    """Open what ``pack_function`` made.
-
-    Args:
-        packed: the function.
-        namespaces: globals that it shares, if it comes with its code, with others of its session.
-
-    Raises:
-        FunctionUnknownError: this process does not know the function by its name.
-        Exception: whatever else unpickling raises.
-    """
-    view = memoryview(packed.data)
-    try:
-        func: Callable[..., Any]
-        if bytes(view[:1]) == b"r":
-            func = pickle.loads(view[1 + _DIGEST :])
-            main = _main_function(func)
-            if main is None or _fingerprint(main) != view[1 : 1 + _DIGEST]:
-                raise FunctionUnknownError(f"{func!r} is not the caller's")
-        elif namespaces is None:
-            func = pickle.loads(view[1:], buffers=packed.buffers)
-        else:
-            func = namespaces.open(pickle.loads, view[1:], buffers=packed.buffers)
-    except (AttributeError, ImportError) as error:
-        raise FunctionUnknownError(str(error)) from error
-    return func
-
-
-_DIGEST: Final = 16
-
-
-def _main_function(func: Any) -> FunctionType | None:
-    """Return a plain function of the main script as such, also one in a wrapper; None for anything else."""
-    if type(func) is not FunctionType:
-        func = getattr(func, "__wrapped__", None)
-    if type(func) is FunctionType and func.__module__ in ("__main__", "__mp_main__"):
-        return func
-    return None
-
-
-def _fingerprint(func: FunctionType) -> bytes:
-    """Digest what a function does: its code, its defaults and what it closes over."""
-    digest = _blake2b()(digest_size=_DIGEST)
-    _digest_function(func, digest.update, {id(func)})
-    return bytes(digest.digest())
-
-
-def _blake2b() -> Callable[..., Any]:
-    """Return the hash function, not by ``hashlib``: OpenSSL is a tenth of a spawned worker's start."""
-    try:
-        from _blake2 import blake2b
-    except ImportError:  # a Python that was built without it
-        from hashlib import blake2b
-    found: Callable[..., Any] = blake2b
-    return found
-
-
-def _digest_function(func: FunctionType, update: Callable[[bytes], None], seen: set[int]) -> None:
-    _digest_code(func.__code__, update)
-    held = [*(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).items()]
-    for cell in func.__closure__ or ():
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:  # not bound yet
-            held.append("empty cell")
-    for value in held:
-        if type(value) is FunctionType:
-            if id(value) not in seen:
-                seen.add(id(value))
-                _digest_function(value, update, seen)
-        else:
-            try:
-                update(pickle.dumps(value, PROTOCOL))
-            except Exception:  # what cannot be compared counts as changed, and the code is sent along
-                update(repr(id(value)).encode())
-
-
-def _digest_code(code: CodeType, update: Callable[[bytes], None]) -> None:
-    """Digest code without where it stands: paths and line numbers may differ between processes."""
-    update(code.co_code)
-    update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            _digest_code(constant, update)
-        elif isinstance(constant, frozenset):  # its order depends on the process
-            update(repr(sorted(map(repr, constant))).encode())
-        else:
-            update(repr(constant).encode())
-
-
-def _with_its_module(func: Callable[..., Any], what: str) -> bytes:
-    """Pickle a callable with its code, and what it uses of its module, which workers cannot import."""
-    import cloudpickle
-
-    name = getattr(func, "__module__", None) or type(func).__module__
-    module = sys.modules.get(name)
-    register = (
-        module is not None
-        and name.partition(".")[0] not in sys.stdlib_module_names
-        and name not in cloudpickle.list_registry_pickle_by_value()
-    )
-    if register:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        return bytes(pack(func, what, by_value=True).data)
-    finally:
-        if register:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _dumps_here(value: Any, buffers: list[type_part], keep: bool = True, hold: Hold | None = None) -> bytes:
+def dumps_here(value: Any, buffers: list[type_part], keep: bool = True, hold: Hold | None = None) -> bytes:
     return pickle.dumps(value, PROTOCOL, buffer_callback=_apart(buffers, keep, hold))
 
 
@@ -485,20 +300,14 @@ def _apart(buffers: list[type_part], keep: bool, hold: Hold | None) -> Callable[
     return apart
 
 
-STDIN: Final = "<stdin>"
+_STDIN: Final = "<stdin>"
 """What Python takes for the file of a main script that it reads from its standard input."""
 
 
-def _main_is_interactive() -> bool:
+def main_is_interactive() -> bool:
     """Whether ``__main__`` is a prompt, a notebook or standard input, which no worker can import."""
     main = sys.modules.get("__main__")
-    return getattr(main, "__file__", STDIN) == STDIN and getattr(main, "__spec__", None) is None
-
-
-def _goes_by_value() -> bool:
-    """Whether cloudpickle was told to send the code of some modules; at a prompt users rely on that."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+    return getattr(main, "__file__", _STDIN) == _STDIN and getattr(main, "__spec__", None) is None
 
 
 def _kind(value: Any) -> str:

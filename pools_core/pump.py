@@ -239,10 +239,12 @@ class Pump:
             flow.error = error
             for session in flow.sessions:
                 self.sessions.drop(session)
-            for call in flow.replaced if flow.keeps_call else (*flow.replaced, flow.call):
+            for call in flow.replaced:
                 self.book.close(call)
             if flow.keeps_call:
                 self.book.used(flow.call)
+            else:
+                self.book.close(flow.call)
             self.background.leave(flow)
             for chunk in flow.in_flight:  # all results are in, but the worker has not said so yet
                 self._feeder.disown(chunk)

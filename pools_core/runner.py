@@ -16,13 +16,8 @@ from pools_core.failures import describe
 from pools_core.flusher import Flusher
 from pools_core.hints import TYPE_CHECKING
 from pools_core.ledger import Ledger
-from pools_core.payload import (
-    FunctionUnknownError,
-    seal,
-    unknown_of,
-    unpack_batch,
-    unpack_function,
-)
+from pools_core.packed_functions import FunctionUnknownError, unknown_of, unpack_function
+from pools_core.payload import seal, unpack_batch
 from pools_core.seeding import Board, TaskIndex, current
 from pools_core.setup import BOARD_SLOTS, CHUNK, OFFSET, STARTED, SetupError, Setups
 from pools_core.watch import Watch

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from pools_core.calls import Packed, Session, SessionEnded
+from pools_core.calls import OF_EXIT, OF_INIT, Packed, Session, SessionEnded
 from pools_core.failures import lost_exit, rebuild_exit
 from pools_core.payload import unpack, unpack_batch
 from pools_core.protocol import SessionLost
@@ -276,16 +276,17 @@ class Sessions:
             unknown: see ``Refused``.
         """
         old = flow.call.session
-        if old is None or not unknown & 6:
-            return old
+        if old is None:
+            return None
         assert flow.claim is not None
         known = self._records[old.id]  # the claim has it kept
-        book = self._pump.book
         (init, leave), (now_init, now_leave) = known.functions, (old.init, old.exit)
-        if init is not None and now_init is not None and unknown & 2:
-            now_init = book.with_code(init, now_init)
-        if leave is not None and now_leave is not None and unknown & 4:
-            now_leave = book.with_code(leave, now_leave)
+        if init is not None and now_init is not None and unknown & OF_INIT:
+            now_init = self._pump.book.with_code(init, now_init)
+        if leave is not None and now_leave is not None and unknown & OF_EXIT:
+            now_leave = self._pump.book.with_code(leave, now_leave)
+        if now_init is old.init and now_leave is old.exit:
+            return old
         new = old._replace(id=next(self._ids), init=now_init, exit=now_leave)
         with self._pump.lock:
             own = flow.claim.own

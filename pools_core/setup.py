@@ -12,7 +12,8 @@ from time import monotonic, monotonic_ns
 from pools_core.calls import Chunk, FailedTask, Packed, Session, SessionEnded
 from pools_core.failures import describe
 from pools_core.hints import TYPE_CHECKING, Record
-from pools_core.payload import PLAIN, pack, seal, unpack_function
+from pools_core.packed_functions import unpack_function
+from pools_core.payload import PLAIN, pack, seal
 from pools_core.seeding import Board
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import contextlib
 import os
 import pickle
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import Any, Protocol
 
-from pools_core.payload import STDIN
+from pools_core.payload import main_is_interactive
 from pools_multicore import standing as _standing  # noqa: F401  here, so that no forked worker has to
 
 __all__ = ["close_in_forked_children", "fresh_python", "lifeline", "no_interrupt", "preparation", "starting"]
@@ -126,8 +125,8 @@ def preparation() -> bytes:
     # multiprocessing guards its key against being pickled unawares; here it goes to our own child, over
     # a socket pair, as multiprocessing sends it, too.
     data["authkey"] = bytes(data["authkey"])
-    if getattr(sys.modules["__main__"], "__file__", None) == STDIN:
-        data.pop("init_main_from_path", None)  # there is nothing to read any more
+    if main_is_interactive():
+        data.pop("init_main_from_path", None)  # of standard input there is nothing to read any more
     return pickle.dumps(data)
 
 

@@ -14,7 +14,8 @@ from pools_core.chunkrun import LATE, PROOF, ChunkRun, Pass
 from pools_core.failures import rebuild
 from pools_core.flusher import GATHER, Flusher
 from pools_core.ledger import LEDGER_BYTES, Ledger
-from pools_core.payload import pack_batch, pack_function, unpack, unpack_batch
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch, unpack, unpack_batch
 from pools_core.runner import Runner
 from pools_core.seeding import derive, task_seed
 from pools_core.setup import BOARD_SLOTS, running

@@ -35,7 +35,8 @@ from pools_core.frames import (
     encode_outcomes,
     encode_session,
 )
-from pools_core.payload import pack, pack_batch, pack_function, seal, unpack, unpack_batch, unpack_function
+from pools_core.packed_functions import pack_function, unpack_function
+from pools_core.payload import pack, pack_batch, seal, unpack, unpack_batch
 from pools_core.shared import SharedObject
 
 any_text = st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF, exclude_categories=()), max_size=40)

@@ -10,7 +10,7 @@ from concurrent.futures import wait
 import pytest
 
 from pools_core import MakePool
-from pools_core.payload import pack_function
+from pools_core.packed_functions import pack_function
 from pools_core.testing import tasks
 from pools_core.testing.waiting import wait_until
 

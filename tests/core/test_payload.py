@@ -24,20 +24,14 @@ from hypothesis import strategies as st
 from pools_core import payload
 from pools_core.calls import Packed
 from pools_core.errors import SerializationError
-from pools_core.payload import (
-    OUT_OF_BAND,
+from pools_core.packed_functions import (
     FunctionUnknownError,
-    Sealed,
     is_by_value,
-    pack,
-    pack_batch,
     pack_function,
-    seal,
     travels_by_name,
-    unpack,
-    unpack_batch,
     unpack_function,
 )
+from pools_core.payload import OUT_OF_BAND, Sealed, pack, pack_batch, seal, unpack, unpack_batch
 from pools_core.testing import tasks
 from pools_core.testing.tasks import Misbehaved
 
@@ -826,7 +820,7 @@ def test_a_function_of_the_main_script_looks_the_same_in_every_process(tmp_path)
     """A worker that imported the script itself has other hashes, so its sets are in another order."""
     program = tmp_path / "script.py"
     program.write_text(
-        "from pools_core.payload import pack_function\n"
+        "from pools_core.packed_functions import pack_function\n"
         "def f(x): return x in {'a', 'b', 'c', 'd', 'e'} or [y for y in 'ab' if y in {'x', 'y', 'z'}]\n"
         "print(pack_function(f).data.hex())\n"
     )
@@ -902,7 +896,7 @@ def test_beside_a_prompt_what_belongs_to_a_module_goes_by_its_name(prompt, func)
     """So it is packed once, and not for each task."""
     packed = pack_function(func)
 
-    assert payload.travels_by_name(packed)
+    assert travels_by_name(packed)
     assert unpack_function(packed) is func
 
 
@@ -910,7 +904,7 @@ def test_beside_a_prompt_what_is_made_of_modules_functions_does_too(prompt):
     """Whatever it is: only what was typed at the prompt is not to be found elsewhere."""
     packed = pack_function(functools.partial(os.path.join, "a"))
 
-    assert payload.travels_by_name(packed)
+    assert travels_by_name(packed)
     assert unpack_function(packed)("b") == os.path.join("a", "b")
 
 
@@ -942,5 +936,5 @@ def test_beside_a_prompt_cloudpickle_may_be_told_to_send_a_modules_code(prompt):
     finally:
         cloudpickle.unregister_pickle_by_value(tasks)
 
-    assert not payload.travels_by_name(packed)
+    assert not travels_by_name(packed)
     assert unpack_function(packed)(3) == 9

@@ -11,9 +11,10 @@ from time import monotonic_ns
 import pytest
 
 from pools_core import MakePool, SerializationError
-from pools_core.calls import Call, Chunk, Convention, Session
+from pools_core.calls import OF_CALL, OF_INIT, Call, Chunk, Convention, Refused, Session
 from pools_core.failures import rebuild_exit, rebuild_setup
-from pools_core.payload import is_by_value, pack_function, unpack, unpack_batch, unpack_function
+from pools_core.packed_functions import is_by_value, pack_function, unpack_function
+from pools_core.payload import unpack, unpack_batch
 from pools_core.setup import BOARD_SLOTS, CHUNK, INIT, OFFSET, STARTED, SetupError, Setups, running
 from pools_core.shared import SharedObject, inheritable, inherited
 from pools_core.sinks import ListSink
@@ -383,14 +384,14 @@ def test_sessions_and_their_messages_can_be_shown():
 
 def test_a_kept_session_lasts_as_long_as_a_call_that_began_with_it(monkeypatch):
     """Also when its functions have gone by value since: chunks of it may still be out."""
-    with MakePool("threads", n_jobs=1, keep_alive=True) as pool:
+    with MakePool("multicore", n_jobs=1, keep_alive=True) as pool:
         sessions, ended = pool._pump.sessions, []
         monkeypatch.setattr(pool._pump.engine, "end", lambda session, leave: ended.append(session.id))
         settings = pool._settings({"worker_init": os.getpid}, None)
         flow = pool._map_flow(abs, [1], Convention.ONE, ListSink(), settings)
         old = flow.call.session
 
-        new = sessions.by_value(flow, 7)
+        new = sessions.by_value(flow, Refused(1).unknown)
         with pool._pump.lock:
             sessions.sweep()
         assert ended == []
@@ -410,10 +411,17 @@ def test_a_call_that_found_a_session_brings_its_functions_too():
         later = pool._map_flow(abs, [1], Convention.ONE, ListSink(), pool._settings({}, None))
         assert later.call.session is first.call.session
 
-        new = pool._pump.sessions.by_value(later, 2)
+        new = pool._pump.sessions.by_value(later, OF_INIT)
 
         assert (is_by_value(new.init), is_by_value(new.exit)) == (True, False)
         assert unpack_function(new.init)() == os.getpid()
+
+
+def test_what_is_set_up_stays_if_none_of_its_functions_can_be_unknown():
+    """Also where an engine does not say which one was: there are none, or they have come with their code."""
+    with MakePool("multicore", n_jobs=1, keep_alive=True, use_worker_state=True) as pool:
+        flow = pool._map_flow(abs, [1], Convention.ONE, ListSink(), pool._settings({}, None))
+        assert pool._pump.sessions.by_value(flow, Refused(1).unknown) is flow.call.session
 
 
 def test_a_call_that_was_refused_in_two_chunks_is_replaced_once():
@@ -423,9 +431,9 @@ def test_a_call_that_was_refused_in_two_chunks_is_replaced_once():
         flow = pool._map_flow(abs, [1], Convention.ONE, ListSink(), pool._settings({}, None))
         refused = flow.call
 
-        book.ship_by_value(flow, refused, 1)
+        book.ship_by_value(flow, refused, OF_CALL)
         new = flow.call
-        book.ship_by_value(flow, refused, 1)
+        book.ship_by_value(flow, refused, OF_CALL)
 
         assert flow.call is new is not refused
         assert flow.replaced == (refused,)

@@ -16,7 +16,8 @@ import pytest
 
 from pools_core.calls import Call, Chunk
 from pools_core.errors import SecurityError
-from pools_core.payload import pack_batch, pack_function
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch
 from pools_core.testing import tasks
 from pools_core.testing.waiting import Background, wait_until
 from pools_gearman import wire

@@ -11,7 +11,8 @@ import pytest
 
 from pools_core import MakePool
 from pools_core.calls import Call, Chunk
-from pools_core.payload import pack_batch, pack_function
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch
 from pools_core.testing.waiting import deadline
 from pools_gearman import intake, wire
 from pools_gearman.intake import TRIES

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from pools_core.calls import Call, Chunk, Outcomes, Returned
-from pools_core.payload import pack_batch, pack_function
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch
 from pools_core.testing import tasks
 from pools_gearman.engine import GearmanEngine
 from pools_gearman.settings import read_settings

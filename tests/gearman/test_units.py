@@ -12,7 +12,8 @@ import pytest
 
 from pools_core.calls import Call, Chunk, Outcomes, Shortened
 from pools_core.errors import WorkerDiedError
-from pools_core.payload import pack_batch, pack_function, unpack_batch
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch, unpack_batch
 from pools_core.protocol import ChunkLost, Interrupted, WorkerDied
 from pools_core.testing.gate import Gate, pass_gate
 from pools_core.testing.task_log import runs

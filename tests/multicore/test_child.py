@@ -133,22 +133,33 @@ def test_each_worker_has_a_number_of_its_own(start_method):
     assert len(set(numbers)) >= 4, numbers
 
 
-ASSIGNED = """
+LOADS = """
 model = None
 
 def load():
     global model
     model = "loaded"
+"""
+
+ASSIGNED = (
+    LOADS
+    + """
+def loader():
+    def load():
+        global model
+        model = "loaded"
+    return load
 
 def use(_):
     return model
 
 def assigned_in_a_script():
     found = []
-    with MakePool("multicore", n_jobs=1, **json.loads(sys.argv[1])) as pool:
-        for function in (use, lambda _: model):
-            for _ in range(2):  # the second time it is there before
-                found += pool.map(function, range(2), worker_init=load)
+    for init in (load, loader()):
+        with MakePool("multicore", n_jobs=1, **json.loads(sys.argv[1])) as pool:
+            for function in (use, lambda _: model):
+                for _ in range(2):  # the second time it is there before
+                    found += pool.map(function, range(2), worker_init=init)
     return found
 
 if __name__ == "__main__":
@@ -159,24 +170,20 @@ if __name__ == "__main__":
 def task():
     return "done"
 """
+)
 
 
 @METHODS
 def test_a_lambda_and_a_function_of_the_script_find_what_worker_init_assigned(tmp_path, start_method):
     """Whatever the script is called in the worker."""
     lines = run(tmp_path, ASSIGNED, start_method=start_method)
-    assert json.loads(lines[0]) == ["loaded"] * 8
+    assert json.loads(lines[0]) == ["loaded"] * 16
 
 
-PIPED = """
-from pools_core import MakePool
-
-model = None
-
-def load():
-    global model
-    model = "loaded"
-
+PIPED = (
+    "from pools_core import MakePool\n"
+    + LOADS
+    + """
 def use(number):
     return model, number
 
@@ -189,6 +196,7 @@ with MakePool("multicore", n_jobs=2, start_method=START_METHOD) as pool:
     print([result.number for result in pool.map(lambda one: one, [Number(3)])])
     print(pool.map(lambda number: use(number), range(2), worker_init=load))
 """
+)
 
 
 @METHODS

@@ -10,7 +10,8 @@ import pytest
 
 from pools_core.calls import Call, Chunk, Outcomes
 from pools_core.config import settings
-from pools_core.payload import pack_batch, pack_function
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch
 from pools_core.protocol import ChunkLost, TimedOut
 from pools_core.testing.waiting import deadline
 from pools_multicore.engine import MulticoreEngine

@@ -13,7 +13,8 @@ import pools_multicore.engine
 from pools_core import MakePool
 from pools_core.calls import Call, Chunk, Outcomes
 from pools_core.errors import TransportError
-from pools_core.payload import pack_batch, pack_function
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch
 from pools_multicore.engine import MulticoreEngine
 from pools_multicore.process import Starter
 

@@ -17,7 +17,8 @@ import pytest
 from pools_core.calls import Call, Convention, Outcomes, Session, SessionEnded
 from pools_core.calls import Chunk as MadeChunk
 from pools_core.config import settings
-from pools_core.payload import pack_batch, pack_function
+from pools_core.packed_functions import pack_function
+from pools_core.payload import pack_batch
 from pools_core.protocol import ChunkLost, Interrupted, SessionOver, WorkerDied
 from pools_core.testing.gate import Gate, pass_gate
 from pools_core.testing.tasks import note, runs
