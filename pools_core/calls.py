@@ -277,9 +277,11 @@ class Outcomes(Record):
 
 
 OF_CALL: Final = 1
+"""In ``Refused``: the call's function."""
 OF_INIT: Final = 2
+"""In ``Refused``: ``worker_init``."""
 OF_EXIT: Final = 4
-"""Whose function it is; see ``Refused``."""
+"""In ``Refused``: ``worker_exit``."""
 
 
 class Refused(Record):
@@ -291,8 +293,8 @@ class Refused(Record):
 
     Attributes:
         chunk: the chunk's id.
-        unknown: which of the functions, a sum of ``OF_CALL``, ``OF_INIT`` (``worker_init``) and ``OF_EXIT``;
-            all, if it is not known.
+        unknown: which of the functions, a sum of ``OF_CALL``, ``OF_INIT`` and ``OF_EXIT``; all of them where
+            that cannot be told.
     """
 
     chunk: int
